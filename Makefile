@@ -1,0 +1,29 @@
+# Each target does all of its own set-up in .venv; a stamp file there remembers what is installed.
+# Needs Python 3.11 with its venv module, a C++ compiler and make.
+PYTHON ?= python3
+PINS   := pyproject.toml constraints.txt
+PIP    := .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check
+demo: .venv/runtime.stamp
+	.venv/bin/scanside demo --out out/demo
+
+test: .venv/dev.stamp
+	.venv/bin/pytest
+
+check: .venv/dev.stamp
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+
+.venv/runtime.stamp: $(PINS)
+	$(PYTHON) -m venv .venv
+	@echo "Installing the runtime. llama-cpp-python is compiled from source unless pip still holds its wheel:"
+	@echo "about 7 minutes on two cores, in which pip shows little. Nothing hangs."
+	$(PIP) -e '.[cpu]'
+	@touch $@
+
+.venv/dev.stamp: .venv/runtime.stamp
+	@echo "Installing PyTorch, the exporters and the test tools: a large download, once."
+	$(PIP) -e '.[cpu,export,dev]'
+	@touch $@
