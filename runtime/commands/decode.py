@@ -1,0 +1,139 @@
+"""`scanside decode BUNDLE VOLUME`: one beta volume to text and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..decoder import Decoder
+from ..png import write_png
+from ..request import TASKS, task_list
+from ..result import Result
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or 'reference'")
+    parser.add_argument("volume", metavar="VOLUME", type=Path, help="a NIfTI file, .nii or .nii.gz")
+    parser.add_argument(
+        "--task",
+        type=_tasks,
+        default="preview,caption,image",
+        metavar="LIST",
+        help=f"comma-separated, of {', '.join(TASKS)} (default: preview,caption,image)",
+    )
+    parser.add_argument(
+        "--ask", action="append", default=[], metavar="TEXT", help="a question; may be repeated"
+    )
+    parser.add_argument(
+        "--prompt",
+        default="written",
+        metavar="written|caption|none|TEXT",
+        help="text that conditions the image (default: written, by the language model)",
+    )
+    parser.add_argument(
+        "--deadline", type=float, metavar="SECONDS", help="shorten what does not fit into this time"
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="denoising steps (default: the bundle's)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)"
+    )
+    parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default: cpu)")
+    parser.add_argument(
+        "--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)"
+    )
+    parser.add_argument("--index", type=int, metavar="I", help="which volume of a 4-D file, from 0")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for pictures and result.json (default: the volume's name with -decoded, here)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object and nothing else"
+    )
+
+
+def _tasks(text: str) -> tuple[str, ...]:
+    tasks = task_list(text)
+    unknown = [task for task in tasks if task not in TASKS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(TASKS)}")
+    return tasks
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decode, write the files, print the answers."""
+    with Decoder.open(
+        args.bundle, args.device, args.threads, warm=args.deadline is not None
+    ) as decoder:
+        result = decoder.decode(
+            args.volume,
+            args.task,
+            seed=args.seed,
+            deadline_s=args.deadline,
+            steps=args.steps,
+            prompt=args.prompt,
+            index=args.index,
+            ask=args.ask,
+        )
+        diffusion = decoder.bundle.manifest.diffusion
+    made_by = {"schedule": diffusion.schedule, "beta": diffusion.beta} if diffusion else {}
+    document = write_result(result, args.out or _folder_for(args.volume), made_by)
+    print(json.dumps(document, ensure_ascii=False) if args.json else _readable(document))
+    return 0
+
+
+def write_result(result: Result, out: Path, made_by: Mapping[str, object]) -> dict[str, Any]:
+    """Write preview.png, image.png and result.json into a folder, none of them half.
+
+    Returns
+    -------
+    document : dict
+        What `--json` prints: the result with the paths of its pictures.
+    """
+    pictures = {"image": result.image, "preview": result.preview}
+    made = {kind: pixels for kind, pixels in pictures.items() if pixels is not None}
+    document = result.as_dict({kind: str(out / f"{kind}.png") for kind in made})
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as name:
+        scratch = Path(name)
+        for kind, pixels in made.items():
+            write_png(scratch / f"{kind}.png", pixels, _provenance(result, kind, made_by))
+        text = json.dumps(document, indent=2, ensure_ascii=False)
+        (scratch / "result.json").write_text(text + "\n", encoding="utf-8")
+        for file in scratch.iterdir():
+            os.replace(file, out / file.name)
+    return document
+
+
+def _provenance(result: Result, kind: str, made_by: Mapping[str, object]) -> dict[str, object]:
+    provenance: dict[str, object] = {"kind": kind, "bundle": result.bundle}
+    if kind == "image":
+        provenance |= {"seed": result.seed, "steps": result.steps, **made_by}
+        provenance["prompt"] = result.prompt or ""
+    return provenance
+
+
+def _folder_for(volume: Path) -> Path:
+    return Path(volume.name.removesuffix(".gz").removesuffix(".nii") + "-decoded")
+
+
+def _readable(document: Mapping[str, Any]) -> str:
+    lines = [
+        f"{key}: {document[key]}"
+        for key in ("caption", "description", "prompt", "image", "preview")
+        if key in document
+    ]
+    for turn in document.get("answers", []):
+        lines += [f"question: {turn['question']}", f"answer: {turn['answer']}"]
+    lines += [f"degraded: {sentence}" for sentence in document["degraded"]]
+    lines.append(f"time: {document['latency_ms']['total']:.0f} ms")
+    return "\n".join(lines)

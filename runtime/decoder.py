@@ -1,0 +1,214 @@
+"""The decoder: a bundle opened once, volumes decoded one after another.
+
+with Decoder.open("reference") as decoder:
+    result = decoder.decode("trial.nii.gz")
+    print(result.caption)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .clock import Clock, Costs
+from .decoding import Decoding
+from .devices import stage_devices
+from .errors import InputError
+from .events import Done, Event
+from .request import Request, task_list
+from .result import Result
+from .stages import Stages, open_stages, warm_up
+from .volume import VolumeSource, load_volume
+
+
+class Decoder:
+    """An opened bundle. Use `Decoder.open`; close it, or use it in a `with` statement.
+
+    One decode runs at a time; a decoder is not shared between threads.
+    """
+
+    def __init__(self, bundle: Bundle, stages: Stages, device: str, costs: Costs) -> None:
+        self.bundle = bundle
+        self.stages = stages
+        self.device = device
+        self._costs = costs
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | os.PathLike[str] | Bundle,
+        device: str | Mapping[str, str] = "cpu",
+        threads: int = 2,
+        *,
+        warm: bool = True,
+    ) -> Decoder:
+        """Open a bundle; everything that can fail fails here.
+
+        Parameters
+        ----------
+        bundle : path, "reference" or Bundle
+            The bundle's folder; "reference" is the one that comes with scanside.
+        device : str or mapping
+            "cpu", or a device for each stage; see `devices.py`. Used exactly as written.
+        threads : int
+            CPU threads of each engine.
+        warm : bool
+            Run every stage once, so that the first decode is as fast as the next and deadlines can
+            be planned. False suits a single decode without a deadline.
+
+        Raises
+        ------
+        BundleError
+            No bundle, a changed or missing file, a newer schema, parts that do not fit together.
+        DeviceError
+            A device that cannot be used.
+        MissingExtraError
+            A library that is not installed.
+        """
+        if threads < 1:
+            raise InputError(f"'threads' must be at least 1; got {threads}")
+        devices = stage_devices(device)
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        stages = open_stages(opened, devices, threads)
+        costs = Costs()
+        if warm:
+            warm_up(stages, costs)
+        name = (
+            device if isinstance(device, str) else ",".join(f"{k}={v}" for k, v in device.items())
+        )
+        return cls(opened, stages, name, costs)
+
+    def decode(
+        self,
+        volume: VolumeSource,
+        tasks: str | Iterable[str] = ("caption", "image"),
+        *,
+        seed: int = 0,
+        deadline_s: float | None = None,
+        steps: int | None = None,
+        prompt: str = "written",
+        index: int | None = None,
+        ask: Iterable[str] = (),
+    ) -> Result:
+        """Decode one volume.
+
+        Parameters
+        ----------
+        volume : path, nibabel image, (array, affine), or (N, C) float array
+            A beta volume, or tokens that are already normalised.
+        tasks : sequence of str
+            Of preview, caption, describe, prompt, image.
+        seed : int
+            Of the picture's noise, at least 0.
+        deadline_s : float, optional
+            Seconds from now to the last answer. What does not fit is shortened or left out, and
+            `Result.degraded` says so.
+        steps : int, optional
+            Denoising steps; by default the bundle's.
+        prompt : str
+            Text that conditions the picture: "written" by the language model, the "caption",
+            "none", or the text itself.
+        index : int, optional
+            Which volume of a 4-D source, from 0.
+        ask : sequence of str
+            Questions about the volume.
+
+        Returns
+        -------
+        result : Result
+
+        Raises
+        ------
+        InputError
+            A volume or an argument that cannot be used, or a task this bundle cannot do.
+        """
+        events = self.stream(
+            volume,
+            tasks,
+            seed=seed,
+            deadline_s=deadline_s,
+            steps=steps,
+            prompt=prompt,
+            index=index,
+            ask=ask,
+        )
+        *_, done = events
+        assert isinstance(done, Done)
+        return done.result
+
+    def stream(
+        self,
+        volume: VolumeSource,
+        tasks: str | Iterable[str] = ("preview", "caption", "image"),
+        *,
+        seed: int = 0,
+        deadline_s: float | None = None,
+        steps: int | None = None,
+        prompt: str = "written",
+        index: int | None = None,
+        ask: Iterable[str] = (),
+    ) -> Iterator[Event]:
+        """Decode one volume, each answer as soon as it is there: preview, text, image, then Done.
+
+        Parameters and errors are those of `decode`; wrong arguments are refused at the call.
+        """
+        if self._closed:
+            raise InputError("the decoder is closed; open it again")
+        questions = (ask,) if isinstance(ask, str) else tuple(ask)
+        request = Request(
+            tasks=task_list(tasks),
+            ask=questions,
+            prompt=prompt,
+            steps=steps,
+            seed=seed,
+            deadline_s=deadline_s,
+        )
+        clock = Clock(deadline_s)
+        result = Result(
+            device=self.device,
+            seed=seed,
+            bundle=self.bundle.sha256,
+            placement=dict(self.stages.placement),
+        )
+        decoding = Decoding(self.stages, request, result, clock, self._costs)
+        return decoding.events(self._normalised_tokens(volume, index, clock))
+
+    def tokens(self, volume: VolumeSource, index: int | None = None) -> NDArray[np.float32]:
+        """Raw tokens of a volume, (N, C) float32, in the bundle's units and not normalised."""
+        return self.stages.preprocessor.tokens(load_volume(volume, index), normalised=False)
+
+    def close(self) -> None:
+        """Free the models; may be called twice."""
+        self._closed = True
+        self.stages.close()
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _normalised_tokens(
+        self, volume: Any, index: int | None, clock: Clock
+    ) -> NDArray[np.float32]:
+        shape = self.stages.preprocessor.geometry.shape
+        if isinstance(volume, np.ndarray) and volume.ndim == 2:
+            if volume.shape != shape or not np.isfinite(volume).all():
+                raise InputError(f"tokens must be finite and of shape {shape}; got {volume.shape}")
+            return np.ascontiguousarray(volume, np.float32)
+        with clock.stage("load"):
+            loaded = load_volume(volume, index)
+        with clock.stage("preprocess"):
+            return self.stages.preprocessor.tokens(loaded)

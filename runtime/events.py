@@ -1,0 +1,50 @@
+"""What `Decoder.stream` yields, each as soon as it is there: preview, text, image, result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .result import Result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Preview:
+    """The predicted latent, decoded without diffusion."""
+
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """More text; the pieces of one task, joined, are its answer."""
+
+    task: str
+    """caption, describe, prompt, or ask."""
+    text: str
+    question: str | None = None
+    """Which question, when the task is ask."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """The reconstructed picture."""
+
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    steps: int
+    """Denoising steps taken."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Done:
+    """The end of the stream."""
+
+    result: Result
+
+
+Event: TypeAlias = Preview | Token | Image | Done

@@ -1,0 +1,96 @@
+"""A machine's own answers against the golden ones that were recorded at export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .language import LanguageModel
+from .manifest import GoldenSpec
+from .reconstruction import Condition
+from .stages import Pictures, Stages
+from .volume import load_volume
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One comparison."""
+
+    what: str
+    passed: bool
+    measured: str
+    """What was found, for people."""
+    allowed: str
+    """What would have passed."""
+
+
+def golden_checks(bundle: Bundle, stages: Stages, golden: GoldenSpec) -> Iterator[Check]:
+    """Compare every stage, each fed with its own golden input, so that a fault shows in one place.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    stages : Stages
+        Opened from the same bundle.
+    golden : GoldenSpec
+
+    Yields
+    ------
+    check : Check
+    """
+    wanted = bundle.arrays(golden.outputs)
+    tokens = stages.preprocessor.tokens(load_volume(bundle.path(golden.volume)))
+    yield _numbers("tokens", tokens, wanted, golden)
+    encoded = stages.encoder.run({"tokens": wanted["tokens"].reshape(1, *tokens.shape)})
+    for name in encoded:
+        yield _numbers(name, encoded[name], wanted, golden)
+    if stages.language:
+        yield from _texts(stages.language, wanted, golden)
+    if stages.pictures:
+        yield from _pictures(stages.pictures, wanted, golden)
+
+
+def _texts(language: LanguageModel, wanted: Arrays, golden: GoldenSpec) -> Iterator[Check]:
+    language.attend(wanted["prefix"][0])
+    for task, text in golden.texts.items():
+        found = language.answer(language.instruction(task), task=task).read()
+        same = found == text
+        measured = "the same text" if same else f"{_short(found)} instead of {_short(text)}"
+        yield Check(what=task, passed=same, measured=measured, allowed="the same text")
+
+
+def _pictures(pictures: Pictures, wanted: Arrays, golden: GoldenSpec) -> Iterator[Check]:
+    picture = pictures.reconstruction
+    yield _numbers("preview", picture.decode(wanted["latent"]), wanted, golden)
+    states, _ = pictures.prompt.encode(golden.image_prompt)
+    yield _numbers("states", states, wanted, golden)
+    condition = Condition(clip=wanted["clip"], latent=wanted["latent"], states=wanted["states"])
+    clean = picture.denoise(
+        condition, steps=golden.steps, seed=golden.seed, schedule=golden.schedule
+    )
+    yield _numbers("image_latent", clean, wanted, golden)
+    yield _numbers("image", picture.decode(wanted["image_latent"]), wanted, golden)
+
+
+def _numbers(name: str, found: NDArray[Any], wanted: Arrays, golden: GoldenSpec) -> Check:
+    expected = wanted[name].reshape(found.shape)
+    largest = float(np.abs(expected).max()) or 1.0
+    difference = float(np.abs(found - expected).max()) / largest
+    allowed = golden.tolerance[name]
+    return Check(
+        what=name,
+        passed=difference <= allowed,
+        measured=f"{difference:.1e} relative",
+        allowed=f"{allowed:.0e}",
+    )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")

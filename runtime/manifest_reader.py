@@ -1,0 +1,246 @@
+"""JSON to `Manifest`, checked while it is read: types, choices, and whether the parts fit together.
+
+Keys that this version does not know are ignored; a schema that it does not know is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import BundleError
+from .manifest import (
+    DiffusionSpec,
+    EncoderSpec,
+    FileSpec,
+    GoldenSpec,
+    GridSpec,
+    InputSpec,
+    Json,
+    LanguageSpec,
+    Manifest,
+    Shape,
+    TemplateSpec,
+    TensorSpec,
+)
+
+SCHEMA = 1
+KINDS = ("beta",)
+ROLES = ("decode", "localize")
+MAPPINGS = ("resize", "affine")
+NORMALISATIONS = ("voxel", "none")
+MIXES = ("literal",)
+TEXT_TASKS = ("caption", "describe", "prompt")
+
+
+class _Fields:
+    """Typed access to one JSON object; errors name the place."""
+
+    def __init__(self, values: Any, where: str) -> None:
+        if not isinstance(values, Mapping):
+            raise BundleError(f"manifest.json: {where} must be an object; got {values!r}")
+        self._values: Json = values
+        self._where = where
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def get(self, key: str, kind: type | tuple[type, ...]) -> Any:
+        if key not in self._values:
+            raise BundleError(
+                f"manifest.json: {self._where}.{key} is missing; export the bundle again"
+            )
+        value = self._values[key]
+        flag_as_number = isinstance(value, bool) and kind is not bool
+        if not isinstance(value, kind) or flag_as_number:
+            raise BundleError(f"manifest.json: {self._where}.{key} has a wrong type: {value!r}")
+        return value
+
+    def text(self, key: str, choices: Sequence[str] = ()) -> str:
+        value = self.get(key, str)
+        if choices and value not in choices:
+            raise BundleError(
+                f"manifest.json: {self._where}.{key} is {value!r}; this version knows "
+                f"{', '.join(choices)}"
+            )
+        return value
+
+    def whole(self, key: str, least: int = 1) -> int:
+        value = self.get(key, int)
+        if value < least:
+            raise BundleError(
+                f"manifest.json: {self._where}.{key} must be at least {least}; got {value}"
+            )
+        return value
+
+    def number(self, key: str) -> float:
+        return float(self.get(key, (int, float)))
+
+    def flag(self, key: str) -> bool:
+        return bool(self.get(key, bool))
+
+    def shape(self, key: str, length: int | None = None) -> Shape:
+        value = tuple(self.get(key, list))
+        if not all(isinstance(n, int) and n > 0 for n in value) or length not in (None, len(value)):
+            raise BundleError(f"manifest.json: {self._where}.{key} is no shape: {list(value)}")
+        return value
+
+    def object(self, key: str) -> _Fields:
+        return _Fields(self.get(key, Mapping), f"{self._where}.{key}")
+
+    def mapping(self, key: str) -> Json:
+        return self.get(key, Mapping)
+
+
+def read_manifest(document: Any) -> Manifest:
+    """Check a parsed manifest.json.
+
+    Raises
+    ------
+    BundleError
+        A newer schema, a missing key, a value of the wrong type, or parts that do not fit together.
+    """
+    top = _Fields(document, "manifest")
+    schema = top.whole("schema")
+    if schema > SCHEMA:
+        raise BundleError(
+            f"the bundle has schema {schema}, this scanside reads up to {SCHEMA}; upgrade scanside"
+        )
+    encoders = top.get("encoders", list)
+    manifest = Manifest(
+        name=top.text("name"),
+        input=_input(top.object("input")),
+        encoders=tuple(_encoder(_Fields(e, f"encoders[{i}]")) for i, e in enumerate(encoders)),
+        language=_language(top.object("language")) if "language" in top else None,
+        diffusion=_diffusion(top.object("diffusion")) if "diffusion" in top else None,
+        files={
+            name: FileSpec(sha256=f.text("sha256"), size_bytes=f.whole("bytes", 0))
+            for name, f in (
+                (n, _Fields(v, f"files[{n!r}]")) for n, v in top.mapping("files").items()
+            )
+        },
+        golden=_golden(top.object("golden")) if "golden" in top else None,
+        raw=document,
+    )
+    _check_parts(manifest)
+    return manifest
+
+
+def _input(fields: _Fields) -> InputSpec:
+    return InputSpec(
+        kind=fields.text("kind", KINDS), units=fields.text("units"), scale=fields.number("scale")
+    )
+
+
+def _encoder(fields: _Fields) -> EncoderSpec:
+    grid = fields.object("geometry")
+    return EncoderSpec(
+        role=fields.text("role", ROLES),
+        file=fields.text("file"),
+        arrays=fields.text("arrays"),
+        normalisation=fields.text("normalisation", NORMALISATIONS),
+        inputs=_tensors(fields, "inputs"),
+        outputs=_tensors(fields, "outputs"),
+        geometry=GridSpec(
+            grid=grid.shape("grid", 3),
+            axcodes=grid.text("axcodes"),
+            affine=tuple(tuple(map(float, row)) for row in grid.get("affine", list)),
+            cube=grid.whole("cube"),
+            pad=grid.text("pad"),
+            mapping=grid.text("mapping", MAPPINGS),
+            align_corners=grid.flag("align_corners"),
+            cubes=grid.whole("cubes"),
+        ),
+    )
+
+
+def _tensors(fields: _Fields, key: str) -> dict[str, TensorSpec]:
+    names = fields.mapping(key)
+    tensors = {name: fields.object(key).object(name) for name in names}
+    return {
+        n: TensorSpec(shape=t.shape("shape"), dtype=t.text("dtype")) for n, t in tensors.items()
+    }
+
+
+def _language(fields: _Fields) -> LanguageSpec:
+    template = fields.object("template")
+    return LanguageSpec(
+        file=fields.text("file"),
+        quantization=fields.text("quantization"),
+        context=fields.whole("context"),
+        prefix_length=fields.whole("prefix_length"),
+        width=fields.whole("width"),
+        instructions=dict(fields.mapping("instructions")),
+        max_tokens=dict(fields.mapping("max_tokens")),
+        projector_sha256=fields.text("projector_sha256"),
+        template=TemplateSpec(
+            bos=template.flag("bos"),
+            before_prefix=template.text("before_prefix"),
+            after_prefix=template.text("after_prefix"),
+            first_turn=template.text("first_turn"),
+            next_turn=template.text("next_turn"),
+            answer=template.text("answer"),
+            stop=tuple(template.get("stop", list)),
+        ),
+    )
+
+
+def _diffusion(fields: _Fields) -> DiffusionSpec:
+    schedules = {name: tuple(steps) for name, steps in fields.mapping("schedules").items()}
+    spec = DiffusionSpec(
+        prompt_encoder=fields.text("prompt_encoder"),
+        prompt_tokenizer=fields.text("prompt_tokenizer"),
+        prompt_length=fields.whole("prompt_length", 2),
+        pad_id=fields.whole("pad_id", 0),
+        bos_id=fields.whole("bos_id", 0),
+        eos_id=fields.whole("eos_id", 0),
+        unet=fields.text("unet"),
+        vae_decoder=fields.text("vae_decoder"),
+        arrays=fields.text("arrays"),
+        image_size=fields.shape("image_size", 2),
+        latent_shape=fields.shape("latent_shape", 3),
+        beta=fields.number("beta"),
+        mix=fields.text("mix", MIXES),
+        guidance=fields.number("guidance"),
+        schedules=schedules,
+        schedule=fields.text("schedule", tuple(schedules)),
+        steps=fields.whole("steps"),
+    )
+    if spec.steps not in spec.schedules[spec.schedule]:
+        raise BundleError(
+            f"manifest.json: diffusion.steps is {spec.steps}, but {spec.schedule} has tables for "
+            f"{', '.join(map(str, spec.schedules[spec.schedule]))}"
+        )
+    return spec
+
+
+def _golden(fields: _Fields) -> GoldenSpec:
+    return GoldenSpec(
+        volume=fields.text("volume"),
+        outputs=fields.text("outputs"),
+        texts={task: fields.text(task) for task in TEXT_TASKS if task in fields},
+        image_prompt=fields.text("image_prompt"),
+        seed=fields.whole("seed", 0),
+        steps=fields.whole("steps"),
+        schedule=fields.text("schedule"),
+        tolerance=dict(fields.mapping("tolerance")),
+    )
+
+
+def _check_parts(manifest: Manifest) -> None:
+    if [encoder.role for encoder in manifest.encoders].count("decode") != 1:
+        raise BundleError("manifest.json: expected exactly one encoder with the role decode")
+    outputs = manifest.encoder.outputs
+    if manifest.language:
+        spec = manifest.language
+        _check_output(outputs, "prefix", (1, spec.prefix_length, spec.width), "language")
+    if manifest.diffusion:
+        _check_output(outputs, "latent", (1, *manifest.diffusion.latent_shape), "diffusion")
+
+
+def _check_output(outputs: Mapping[str, TensorSpec], name: str, shape: Shape, by: str) -> None:
+    found = outputs[name].shape if name in outputs else None
+    if found != shape:
+        raise BundleError(
+            f"manifest.json: {by} takes the encoder's {name} of shape {shape}; it gives {found}"
+        )

@@ -1,0 +1,163 @@
+"""From a volume to an encoder's tokens: where it lies, then one pass of the resample kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels import Geometry, resample_patchify, resize_matrix
+from .errors import BundleError, InputError
+from .manifest import EncoderSpec
+from .volume import Volume
+
+Matrix = NDArray[np.float64]
+
+
+class Preprocessor:
+    """Makes the tokens of one encoder.
+
+    Parameters
+    ----------
+    spec : EncoderSpec
+        Geometry, mapping and normalisation.
+    arrays : mapping
+        active (N,) int64; mean and inv_std (N, C) where the normalisation is "voxel".
+    scale : float
+        Turns the values of a volume into the units of the bundle.
+
+    Raises
+    ------
+    BundleError
+        Arrays that do not fit the geometry.
+    """
+
+    def __init__(self, spec: EncoderSpec, arrays: Mapping[str, NDArray[Any]], scale: float) -> None:
+        grid = spec.geometry
+        self._grid = grid
+        self._scale = scale
+        self._affine = _checked_affine(grid.affine)
+        self._orientation = _checked_orientation(grid.axcodes)
+        wanted = ["active"] if spec.normalisation == "none" else ["active", "mean", "inv_std"]
+        missing = [name for name in wanted if name not in arrays]
+        if missing:
+            raise BundleError(f"{spec.arrays} lacks {', '.join(missing)}; export the bundle again")
+        try:
+            x, y, z = grid.grid
+            self.geometry = Geometry(
+                grid=(x, y, z), cube=grid.cube, active=arrays["active"], pad=grid.pad
+            )
+        except ValueError as exc:
+            raise BundleError(f"{spec.arrays}: {exc}") from exc
+        if (1, *self.geometry.shape) != spec.inputs["tokens"].shape:
+            raise BundleError(
+                f"{spec.arrays} makes tokens of shape {self.geometry.shape}, but {spec.file} takes "
+                f"{spec.inputs['tokens'].shape[1:]}; export the bundle again"
+            )
+        self._mean, self._inv_std = (
+            arrays[name].astype(np.float32) if name in wanted else None
+            for name in ("mean", "inv_std")
+        )
+        self._voxels = self.geometry.voxels[self.geometry.in_grid]  # (V, 3)
+        self._last: tuple[tuple[int, ...], bytes, Matrix] | None = None
+
+    def tokens(self, volume: Volume, *, normalised: bool = True) -> NDArray[np.float32]:
+        """Tokens of a volume.
+
+        Parameters
+        ----------
+        volume : Volume
+        normalised : bool
+            False leaves out the statistics: raw tokens in the bundle's units.
+
+        Returns
+        -------
+        tokens : (N, C) float32
+
+        Raises
+        ------
+        InputError
+            The volume does not overlap the active part of the model grid.
+        """
+        return resample_patchify(
+            volume.data,
+            self.geometry,
+            model_to_source=self.model_to_source(volume),
+            slope=volume.slope * self._scale,
+            inter=volume.inter * self._scale,
+            mean=self._mean if normalised else None,
+            inv_std=self._inv_std if normalised else None,
+        )
+
+    def model_to_source(self, volume: Volume) -> Matrix:
+        """The matrix of the volumes' place; a run of volumes shares one, so the last is kept."""
+        shape, place = volume.data.shape, volume.affine.tobytes()
+        if self._last is None or self._last[:2] != (shape, place):
+            self._check_overlap(volume)
+            self._last = (shape, place, self._map(volume))
+        return self._last[2]
+
+    def _map(self, volume: Volume) -> Matrix:
+        if self._grid.mapping == "affine":
+            return np.linalg.inv(volume.affine) @ self._affine
+        from_oriented, shape = oriented(volume, self._orientation)
+        return from_oriented @ resize_matrix(shape, self._grid.grid, self._grid.align_corners)
+
+    def _check_overlap(self, volume: Volume) -> None:
+        matrix = np.linalg.inv(volume.affine) @ self._affine
+        points = self._voxels @ matrix[:3, :3].T + matrix[:3, 3]
+        inside = (points >= -0.5) & (points <= np.array(volume.data.shape) - 0.5)
+        if not inside.all(axis=1).any():
+            centre = volume.affine @ [*((np.array(volume.data.shape) - 1) / 2), 1]
+            wanted = self._affine @ [*self._voxels.mean(axis=0), 1]
+            raise InputError(
+                f"{volume.name}: its field of view, centred at {_mm(centre)}, does not "
+                f"overlap what the model reads, centred at {_mm(wanted)}; check its affine"
+            )
+
+
+def oriented(volume: Volume, orientation: NDArray[Any]) -> tuple[Matrix, tuple[int, ...]]:
+    """A volume's grid with its axes in another order and direction.
+
+    Parameters
+    ----------
+    volume : Volume
+    orientation : (3, 2) float
+        World axis and direction of each wanted axis, in nibabel's notation.
+
+    Returns
+    -------
+    from_oriented : (4, 4) float64
+        Oriented voxels to stored voxels: a permutation with flips.
+    shape : (3,) int
+        Shape of the oriented grid.
+    """
+    from nibabel.orientations import inv_ornt_aff, io_orientation, ornt_transform
+
+    turn = ornt_transform(io_orientation(volume.affine), orientation)
+    shape = [0, 0, 0]
+    for axis, target in enumerate(turn[:, 0].astype(int)):
+        shape[target] = volume.data.shape[axis]
+    return inv_ornt_aff(turn, volume.data.shape), tuple(shape)
+
+
+def _checked_affine(rows: Sequence[Sequence[float]]) -> Matrix:
+    affine = np.array(rows, np.float64)
+    if affine.shape != (4, 4) or not np.linalg.det(affine):
+        raise BundleError("manifest.json: the geometry's affine must be 4x4 and not singular")
+    return affine
+
+
+def _checked_orientation(axcodes: str) -> NDArray[Any]:
+    from nibabel.orientations import axcodes2ornt
+
+    pairs = [sorted(pair & set(axcodes)) for pair in ({"L", "R"}, {"P", "A"}, {"I", "S"})]
+    if len(axcodes) != 3 or any(len(pair) != 1 for pair in pairs):
+        raise BundleError(f"manifest.json: axcodes must be like RAS or SAR; got {axcodes!r}")
+    return axcodes2ornt(tuple(axcodes))
+
+
+def _mm(point: NDArray[np.float64]) -> str:
+    return "(" + ", ".join(f"{x:.0f}" for x in point[:3]) + ") mm"

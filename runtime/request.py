@@ -1,0 +1,66 @@
+"""What is wanted of one volume, checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .errors import InputError
+
+TASKS = ("preview", "caption", "describe", "prompt", "image")
+TEXT_TASKS = ("caption", "describe", "prompt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One decode, as the caller of `Decoder.decode` words it."""
+
+    tasks: tuple[str, ...] = ("caption", "image")
+    """Of preview, caption, describe, prompt, image."""
+    ask: tuple[str, ...] = ()
+    """Questions about the volume."""
+    prompt: str = "written"
+    """What conditions the image: written (by the language model), caption, none, or a text."""
+    steps: int | None = None
+    """Denoising steps; None for the bundle's."""
+    seed: int = 0
+    deadline_s: float | None = None
+    """Seconds from the call to the last answer."""
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            if task not in TASKS:
+                raise InputError(f"'tasks' must be of {', '.join(TASKS)}; got {task!r}")
+        if not self.tasks and not self.ask:
+            raise InputError(f"nothing to do: 'tasks' is empty; name some of {', '.join(TASKS)}")
+        if any(not question.strip() for question in self.ask):
+            raise InputError("'ask' holds an empty question")
+        if self.seed < 0:
+            raise InputError(f"'seed' must be at least 0; got {self.seed}")
+        if self.deadline_s is not None and not self.deadline_s > 0:
+            raise InputError(f"'deadline_s' must be above 0 seconds; got {self.deadline_s}")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Text tasks in order, with one that only the image needs at the end."""
+        asked = [task for task in TEXT_TASKS if task in self.tasks]
+        needed = {"written": "prompt", "caption": "caption"}.get(self.prompt)
+        if "image" in self.tasks and needed and needed not in asked:
+            asked.append(needed)
+        return tuple(asked)
+
+    @property
+    def needs_language(self) -> bool:
+        """Whether any text has to be written."""
+        return bool(self.texts or self.ask)
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether any picture has to be made."""
+        return "image" in self.tasks or "preview" in self.tasks
+
+
+def task_list(tasks: str | Iterable[str]) -> tuple[str, ...]:
+    """Tasks without repetition, from a sequence or from "caption,image"."""
+    names = tasks.split(",") if isinstance(tasks, str) else tasks
+    return tuple(dict.fromkeys(name.strip() for name in names))

@@ -1,0 +1,73 @@
+"""What one decode gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredQuestion:
+    """A question that was asked about the volume, and its answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Result:
+    """A decoded volume; what was not asked for is None."""
+
+    caption: str | None = None
+    description: str | None = None
+    prompt: str | None = None
+    """The text that the picture was conditioned on, or that was asked for; None for none."""
+    answers: list[AnsweredQuestion] = field(default_factory=list[AnsweredQuestion])
+    image: Pixels | None = None
+    """(H, W, 3) RGB."""
+    preview: Pixels | None = None
+    """(H, W, 3) RGB."""
+    log_prob: dict[str, float] = field(default_factory=dict[str, float])
+    """Mean natural log-probability of each text's tokens, by task; questions are ask_0, ask_1."""
+    latency_ms: dict[str, float] = field(default_factory=dict[str, float])
+    """Wall time of each stage; until_* and total count from the volume's arrival."""
+    placement: dict[str, str] = field(default_factory=dict[str, str])
+    """What executed each stage."""
+    device: str
+    steps: int | None = None
+    """Denoising steps taken; None without a picture."""
+    seed: int
+    degraded: list[str] = field(default_factory=list[str])
+    """What was shortened or left out, a sentence each."""
+    bundle: str
+    """SHA-256 of the bundle's manifest."""
+
+    def as_dict(self, files: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """The result as `decode --json` prints it; what was not asked for is left out.
+
+        Parameters
+        ----------
+        files : mapping, optional
+            Paths of the pictures as they were written, by "image" and "preview".
+        """
+        document: dict[str, Any] = {
+            "caption": self.caption,
+            "description": self.description,
+            "prompt": self.prompt,
+            "answers": [{"question": a.question, "answer": a.answer} for a in self.answers] or None,
+            **(files or {}),
+            "latency_ms": {stage: round(ms, 3) for stage, ms in self.latency_ms.items()},
+            "placement": self.placement,
+            "device": self.device,
+            "steps": self.steps,
+            "seed": self.seed,
+            "degraded": self.degraded,
+            "bundle": self.bundle,
+        }
+        return {key: value for key, value in document.items() if value is not None}
