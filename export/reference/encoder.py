@@ -1,0 +1,123 @@
+"""Stage `encoder`: ViT3D, trained on simulated trials of the seen subjects by the paper's loss.
+
+L = || f_wc(h) - E_c(x) ||^2 + alpha || f_wv(h) - E_v(x) ||^2 with alpha = 1/64 (Eq. 2), on mixtures
+of trials of one scene.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..vit3d import ViT3D, ViT3DConfig
+from .clip import SIZE
+from .sampler import PATTERNS, Sampler, smooth_patterns
+from .targets import Targets, training_targets
+from .training import Recipe, train
+from .trials import CUBE, KEEP_FRACTION, union_mask
+from .vae import LATENT_SHAPE
+from .world import GRID, Subject
+
+ALPHA = 1 / 64
+RECIPE = Recipe(steps=4000, batch=48, learning_rate=1e-3, warmup=200)
+LANGUAGE_WIDTH = 256
+POSITION_STD = 1.0
+"""Start of the position embedding, as strong as a token: what a cube says depends on where it
+lies, and the layers must tell places apart
+from the first step."""
+
+
+def config(cubes: int) -> ViT3DConfig:
+    """The paper's geometry and wiring at small width."""
+    return ViT3DConfig(
+        num_cubes=cubes,
+        grid=GRID,
+        affine=tuple(tuple(float(v) for v in row) for row in Subject("S1").affine),
+        cube=CUBE,
+        keep_fraction=KEEP_FRACTION,
+        hidden_size=128,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=512,
+        head_hidden_size=512,
+        clip_size=SIZE,
+        latent_shape=LATENT_SHAPE,
+        prefix_size=LANGUAGE_WIDTH,
+        prefix_hidden_size=LANGUAGE_WIDTH,
+        prefix_class_token=True,
+    )
+
+
+def train_encoder(checkpoint: Path, work: Path) -> None:
+    """Train the encoder; write encoder/ and geometry/ of the checkpoint."""
+    targets = training_targets(checkpoint, work)
+    sampler = Sampler(work, seed=1)
+    torch.manual_seed(51)
+    model = ViT3D(config(len(sampler.active)))
+    nn.init.normal_(model.position, std=POSITION_STD)
+    model.f_t.requires_grad_(False)
+    model.patch_embed = nn.Linear(PATTERNS, model.config.hidden_size)
+    nn.init.orthogonal_(model.patch_embed.weight)
+    state = work / "encoder.safetensors"
+    train("encoder", model, lambda step: encoder_loss(model, sampler, targets, step), RECIPE, state)
+    model.patch_embed = on_voxels(model.patch_embed)
+    model.save(checkpoint / "encoder")
+    _save_geometry(sampler, checkpoint)
+    state.unlink(missing_ok=True)
+
+
+def on_voxels(embed: nn.Linear) -> nn.Linear:
+    """A patch embedding of pattern coefficients as one of voxels, the same map."""
+    out = nn.Linear(CUBE**3, embed.out_features)
+    with torch.no_grad():
+        out.weight.copy_(embed.weight @ smooth_patterns(embed.in_features))
+        out.bias.copy_(embed.bias)
+    return out
+
+
+def on_patterns(embed: nn.Linear) -> nn.Linear:
+    """The inverse of `on_voxels`, for stages that train behind the encoder on the sampler's
+    coefficients.
+    """
+    out = nn.Linear(PATTERNS, embed.out_features)
+    with torch.no_grad():
+        out.weight.copy_(embed.weight @ smooth_patterns(PATTERNS).T)
+        out.bias.copy_(embed.bias)
+    return out.requires_grad_(False)
+
+
+def encoder_loss(model: ViT3D, sampler: Sampler, targets: Targets, step: int) -> Tensor:
+    """The paper's alignment loss, Eq. 2, averaged over the batch."""
+    draw = torch.Generator().manual_seed(53_000_000 + step)
+    chosen = targets[torch.randint(len(targets.scenes), (RECIPE.batch,), generator=draw)]
+    clip, latent, _ = model(sampler.batch(chosen.scenes))
+    semantic = ((clip - chosen.clip) ** 2).sum(1)
+    visual = ((latent - chosen.latent) ** 2).sum((1, 2, 3))
+    return (semantic + ALPHA * visual).mean()
+
+
+def _save_geometry(sampler: Sampler, checkpoint: Path) -> None:
+    folder = checkpoint / "geometry"
+    folder.mkdir(parents=True, exist_ok=True)
+    mask = union_mask().astype(np.uint8)
+    nib.save(nib.Nifti1Image(mask, Subject("S1").affine), folder / "mask.nii.gz")
+    statistics = {"mean": sampler.mean, "std": sampler.std}
+    save_file(
+        {k: to_volume(v, sampler.active).half() for k, v in statistics.items()},
+        folder / "normalisation.safetensors",
+    )
+
+
+def to_volume(tokens: Tensor, active: Tensor) -> Tensor:
+    """Tokens (N, C) put back on the model grid, 0 elsewhere: (83, 104, 81) float32."""
+    counts = [-(-size // CUBE) for size in GRID]
+    cubes = torch.zeros(int(np.prod(counts)), CUBE**3)
+    cubes[active] = tokens
+    padded = cubes.view(*counts, CUBE, CUBE, CUBE).permute(0, 3, 1, 4, 2, 5)
+    full = padded.reshape([n * CUBE for n in counts])
+    return full[: GRID[0], : GRID[1], : GRID[2]].contiguous()
