@@ -78,8 +78,12 @@ class Decoder:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         stages = open_stages(opened, devices, threads)
         costs = Costs()
-        if warm:
-            warm_up(stages, costs)
+        try:
+            if warm:
+                warm_up(stages, costs)
+        except BaseException:
+            stages.close()
+            raise
         name = (
             device if isinstance(device, str) else ",".join(f"{k}={v}" for k, v in device.items())
         )

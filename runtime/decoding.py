@@ -183,6 +183,8 @@ class Decoding:
 
     def _steps_that_fit(self, pictures: Pictures) -> int:
         left = self._clock.left_s - self._image_cost(pictures, 0)
+        if left <= 0:
+            return 0
         step = self._costs.of("step")
         most = left / step if step > 0 else self._steps
         return pictures.reconstruction.steps_within(min(most, self._steps))

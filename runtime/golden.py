@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
+from .errors import BundleError
 from .language import LanguageModel
 from .manifest import GoldenSpec
 from .reconstruction import Condition
@@ -80,6 +81,10 @@ def _pictures(pictures: Pictures, wanted: Arrays, golden: GoldenSpec) -> Iterato
 
 
 def _numbers(name: str, found: NDArray[Any], wanted: Arrays, golden: GoldenSpec) -> Check:
+    if name not in wanted or name not in golden.tolerance:
+        raise BundleError(
+            f"{golden.outputs} or its tolerances lack {name}; export the bundle again"
+        )
     expected = wanted[name].reshape(found.shape)
     largest = float(np.abs(expected).max()) or 1.0
     difference = float(np.abs(found - expected).max()) / largest

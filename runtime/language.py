@@ -47,13 +47,16 @@ class LanguageModel:
         self._spec = spec
         self._model = LlamaModel(path, context=spec.context, threads=threads, kv=kv)
         self.provider = self._model.provider
-        self._check(path)
-        template = spec.template
-        before = self._model.tokenize(template.before_prefix)
-        self._head = [self._model.begin, *before] if template.bos else before
+        self._ready = False
+        begin = [self._model.begin] if spec.template.bos else []
+        self._head = begin + self._model.tokenize(spec.template.before_prefix)
+        try:
+            self._check(path)
+        except BundleError:
+            self.close()
+            raise
         if self._head:
             self._model.add_tokens(self._head, sequence=_TRUNK, position=0)
-        self._ready = False
 
     def _check(self, path: Path) -> None:
         spec, model = self._spec, self._model
@@ -61,6 +64,13 @@ class LanguageModel:
             raise BundleError(
                 f"{path} takes embeddings of width {model.width}, the encoder gives {spec.width}; "
                 "export the bundle again"
+            )
+        if -1 in self._head:
+            raise BundleError(f"{path} has no token that begins a text, but the template wants one")
+        if len(self._head) + spec.prefix_length + 2 > spec.context:
+            raise BundleError(
+                f"{path}: a context of {spec.context} tokens has no room beside the prefix of "
+                f"{spec.prefix_length}; export the bundle again"
             )
         paired = model.metadata("scanside.projector_sha256")
         if paired != spec.projector_sha256:
@@ -85,6 +95,9 @@ class LanguageModel:
         if prefix.shape != wanted or not np.isfinite(prefix).all():
             raise InputError(f"'prefix' must be finite and of shape {wanted}; got {prefix.shape}")
         self._ready = False
+        # the last turn shares the trunk's cells: freed with them, the next trunk lies where the
+        # last one did, and no answer depends, not even in its last bit, on the volume before
+        self._model.truncate(_TURN, 0)
         self._model.truncate(_TRUNK, len(self._head))
         self._model.add_embeddings(prefix, sequence=_TRUNK, position=len(self._head))
         self._ready = True

@@ -22,6 +22,7 @@ KVType: TypeAlias = Literal["f16", "f32"]
 _GGML_TYPES: dict[KVType, int] = {"f32": 0, "f16": 1}
 _NO_VOCABULARY = 0
 _UBATCH = 512
+_SMALL_BYTES = 64 << 20
 
 _log: deque[str] = deque(maxlen=8)
 _kept: list[Any] = []
@@ -58,7 +59,8 @@ class LlamaModel:
     context : int
         Tokens that all sequences have together; a forked sequence shares its beginning.
     threads : int
-        CPU threads.
+        CPU threads; a model below 64 MB runs on one, for waiting for another thread in every layer
+        costs it more than the other's help, and a great deal more on a busy machine.
     sequences : int
         Sequences that can live at the same time.
     kv : {"f16", "f32"}
@@ -87,15 +89,23 @@ class LlamaModel:
             raise BundleError(
                 f"{path}: llama.cpp cannot load it ({'; '.join(_log) or 'no reason'})"
             )
+        self.context = context
+        try:
+            self._open(path, threads, sequences, kv)
+        except BundleError:
+            self.close()
+            raise
+
+    def _open(self, path: Path, threads: int, sequences: int, kv: KVType) -> None:
+        api = self._api
         self._vocabulary = api.llama_model_get_vocab(self._model)
         if api.llama_vocab_type(self._vocabulary) == _NO_VOCABULARY:
             raise BundleError(f"{path} holds no tokenizer; export the bundle again")
         self.width = int(api.llama_model_n_embd_inp(self._model))
         self.vocabulary_size = int(api.llama_vocab_n_tokens(self._vocabulary))
-        self.context = context
         self._context = self._open_context(path, threads, sequences, kv)
         self._memory = api.llama_get_memory(self._context)
-        self._batches = [_Batch(api, sequence, context) for sequence in range(sequences)]
+        self._batches = [_Batch(api, sequence, self.context) for sequence in range(sequences)]
 
     def _open_context(self, path: Path, threads: int, sequences: int, kv: KVType) -> Any:
         parameters = self._api.llama_context_default_params()
@@ -105,7 +115,8 @@ class LlamaModel:
         parameters.n_outputs_max = sequences  # llama.cpp reserves at least one each
         parameters.n_seq_max = sequences
         parameters.kv_unified = True
-        parameters.n_threads = parameters.n_threads_batch = threads
+        small = self._api.llama_model_size(self._model) < _SMALL_BYTES
+        parameters.n_threads = parameters.n_threads_batch = 1 if small else threads
         parameters.type_k = parameters.type_v = _GGML_TYPES[kv]
         if kv == "f32":
             # flash attention on the CPU rounds inside, by 1e-3 of the largest logit

@@ -231,6 +231,8 @@ def _check_parts(manifest: Manifest) -> None:
     if [encoder.role for encoder in manifest.encoders].count("decode") != 1:
         raise BundleError("manifest.json: expected exactly one encoder with the role decode")
     outputs = manifest.encoder.outputs
+    if "tokens" not in manifest.encoder.inputs or "clip" not in outputs:
+        raise BundleError("manifest.json: the encoder must take tokens and give clip")
     if manifest.language:
         spec = manifest.language
         _check_output(outputs, "prefix", (1, spec.prefix_length, spec.width), "language")

@@ -56,7 +56,8 @@ class HashMemory:
         scratch = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(json.dumps(self._known))
+            present = {name: known for name, known in self._known.items() if Path(name).exists()}
+            scratch.write_text(json.dumps(present))
             scratch.replace(self._file)
         except OSError:
             return

@@ -21,9 +21,9 @@ from .errors import InputError
 VolumeSource: TypeAlias = Any
 """A path, a nibabel image, a pair (array, affine), or a Volume."""
 
-# what the resample kernel reads, and where other stored types go without loss of what matters
-_STORED_AS = {"int8": "int16", "uint8": "int16", "bool": "int16"}
 _KERNEL_TYPES = ("int16", "uint16", "float16", "float32")
+_STORED_AS = {"int8": "int16", "uint8": "int16", "bool": "int16"}
+"""Where small integers go that the kernel does not read; everything else becomes float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -113,6 +113,8 @@ def _from_file(path: Path, index: int | None) -> Volume:
 
 
 def _from_image(image: Any, index: int | None, name: str) -> Volume:
+    from nibabel.arrayproxy import ArrayProxy
+
     if hasattr(image, "header") and not _has_orientation(image.header):
         raise InputError(
             f"{name}: its orientation is unknown, for qform_code and sform_code are both 0; "
@@ -120,7 +122,7 @@ def _from_image(image: Any, index: int | None, name: str) -> Volume:
         )
     index = _checked_index(tuple(image.shape), index, name)
     proxy = image.dataobj
-    if hasattr(proxy, "file_like"):
+    if isinstance(proxy, ArrayProxy):
         data, slope, inter = _read_stored(proxy, index), proxy.slope, proxy.inter
     else:
         data, slope, inter = _pick(np.asarray(proxy), index), 1.0, 0.0

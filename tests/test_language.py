@@ -1,0 +1,267 @@
+"""Text from a brain prefix, against transformers with the same weights."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scanside.runtime.bundle import Bundle
+from scanside.runtime.errors import BundleError, InputError
+from scanside.runtime.language import Answer, LanguageModel
+from scanside.runtime.llama import LlamaModel
+from scanside.runtime.manifest import LanguageSpec
+
+QUESTIONS = ("Describe the image concisely.", "What colour is the circle, and where is it?", "Why?")
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def spec(bundle: Bundle) -> LanguageSpec:
+    assert bundle.manifest.language is not None
+    return bundle.manifest.language
+
+
+@pytest.fixture(scope="module")
+def gguf(bundle: Bundle, spec: LanguageSpec) -> Path:
+    return bundle.path(spec.file)
+
+
+@pytest.fixture(scope="module")
+def language(gguf: Path, spec: LanguageSpec) -> Iterator[LanguageModel]:
+    model = LanguageModel(gguf, spec, threads=1, kv="f32")
+    yield model
+    model.close()
+
+
+def random_prefix(spec: LanguageSpec, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(spec.prefix_length, spec.width)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def oracle(tiny_checkpoint: Path):
+    """transformers on the checkpoint that the bundle was exported from."""
+    from scanside.export.torch_chain import TorchChain
+
+    return TorchChain.open(tiny_checkpoint).language
+
+
+@torch.inference_mode()
+def oracle_log_probs(oracle, prefix: np.ndarray, question: str, tokens: list[int]) -> np.ndarray:
+    """Log-probability of each token of an answer, given all before it."""
+    prompt = oracle.prompt_embeddings(prefix[None], question)
+    answer = oracle.llm.get_input_embeddings()(torch.tensor([tokens[:-1]], dtype=torch.long))
+    logits = oracle.llm(inputs_embeds=torch.cat([prompt, answer], dim=1)).logits[0]
+    chosen = logits[-len(tokens) :].double().log_softmax(-1)
+    return chosen[torch.arange(len(tokens)), tokens].numpy()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_greedy_tokens_and_their_probabilities_equal_transformers(
+    language: LanguageModel, spec: LanguageSpec, oracle, seed: int, question: str
+):
+    prefix = random_prefix(spec, seed)
+    language.attend(prefix)
+    answer = language.answer(question, limit=12)
+    answer.read()
+    expected = oracle.generate(prefix[None], "ask", question=question, max_tokens=12)[0]
+    assert answer.tokens == expected
+    # float32 on both sides, sums in another order
+    assert answer.log_probs == pytest.approx(
+        oracle_log_probs(oracle, prefix, question, answer.tokens), abs=1e-4
+    )
+    assert answer.mean_log_prob == pytest.approx(np.mean(answer.log_probs))
+
+
+def test_the_golden_texts_are_reproduced(language: LanguageModel, bundle: Bundle):
+    golden = bundle.manifest.golden
+    assert golden is not None
+    language.attend(bundle.arrays(golden.outputs)["prefix"][0])
+    for task, text in golden.texts.items():
+        assert language.answer(language.instruction(task), task=task).read() == text
+
+
+def test_a_forked_answer_equals_a_fresh_one(
+    language: LanguageModel, gguf: Path, spec: LanguageSpec
+):
+    prefix = random_prefix(spec, 7)
+    language.attend(random_prefix(spec, 8))
+    language.answer(QUESTIONS[1]).read()
+    language.attend(prefix)
+    language.answer(QUESTIONS[0], limit=20).read()
+    forked = language.answer(QUESTIONS[1], limit=20)
+    forked.read()
+    model = LanguageModel(gguf, spec, threads=1, kv="f32")
+    model.attend(prefix)
+    fresh = model.answer(QUESTIONS[1], limit=20)
+    fresh.read()
+    model.close()
+    assert forked.tokens == fresh.tokens
+    assert forked.log_probs == fresh.log_probs
+
+
+def test_the_prefix_is_computed_once_for_all_questions(
+    language: LanguageModel, spec: LanguageSpec, monkeypatch: pytest.MonkeyPatch
+):
+    rows: list[int] = []
+    truth = LlamaModel.add_embeddings
+
+    def counted(self: LlamaModel, embeddings: np.ndarray, **place: int) -> None:
+        rows.append(len(embeddings))
+        truth(self, embeddings, **place)
+
+    monkeypatch.setattr(LlamaModel, "add_embeddings", counted)
+    language.attend(random_prefix(spec, 0))
+    for question in QUESTIONS:
+        language.answer(question, limit=3).read()
+    assert rows == [spec.prefix_length]
+
+
+def test_the_prefix_matters(language: LanguageModel, spec: LanguageSpec):
+    first: list[float] = []
+    for seed in (0, 1):
+        language.attend(random_prefix(spec, seed))
+        answer = language.answer(QUESTIONS[0], limit=1)
+        answer.read()
+        first += answer.log_probs
+    assert first[0] != first[1]
+
+
+def test_pieces_join_to_the_text_and_the_limit_holds(language: LanguageModel, spec: LanguageSpec):
+    language.attend(random_prefix(spec, 0))
+    answer = language.answer(QUESTIONS[0], limit=5)
+    pieces = list(answer)
+    assert "".join(pieces) == answer.text
+    assert len(answer.tokens) == 5
+    assert answer.finish == "length"
+    assert 0 < answer.first_token_s <= answer.total_s
+
+
+def test_a_stop_string_ends_the_answer(gguf: Path, spec: LanguageSpec):
+    model = LanguageModel(gguf, spec, threads=1)
+    model.attend(random_prefix(spec, 0))
+    text = model.answer(QUESTIONS[0], limit=20).read()
+    model.close()
+    stop = text[6:9]
+    template = replace(spec.template, stop=(stop,))
+    model = LanguageModel(gguf, replace(spec, template=template), threads=1)
+    model.attend(random_prefix(spec, 0))
+    answer = model.answer(QUESTIONS[0], limit=20)
+    assert answer.read() == text[: text.index(stop)].rstrip()
+    assert answer.finish == "stop"
+    model.close()
+
+
+def test_a_passed_deadline_ends_the_answer_at_once(language: LanguageModel, spec: LanguageSpec):
+    language.attend(random_prefix(spec, 0))
+    answer = language.answer(QUESTIONS[0], deadline=0.0)
+    answer.read()
+    assert answer.finish == "deadline"
+    assert len(answer.tokens) == 1
+
+
+def test_a_full_context_ends_the_answer_and_not_the_process(gguf: Path, spec: LanguageSpec):
+    model = LanguageModel(gguf, replace(spec, context=256), threads=1)
+    model.attend(random_prefix(spec, 0))
+    answer = model.answer("word " * 40, limit=10_000)
+    answer.read()
+    model.close()
+    assert answer.finish in ("context", "end")
+
+
+def test_a_question_longer_than_the_context_is_refused(language: LanguageModel, spec: LanguageSpec):
+    language.attend(random_prefix(spec, 0))
+    with pytest.raises(InputError, match=r"the question has \d+ tokens; .* leaves room for \d+"):
+        language.answer("word " * spec.context)
+
+
+def test_an_empty_question_is_refused(language: LanguageModel, spec: LanguageSpec):
+    language.attend(random_prefix(spec, 0))
+    with pytest.raises(InputError, match="the question is empty"):
+        language.answer("  ")
+
+
+def test_an_unknown_task_is_refused_by_name(language: LanguageModel):
+    with pytest.raises(InputError, match="has no task 'sing'; it knows caption, describe"):
+        language.instruction("sing")
+
+
+@pytest.mark.parametrize("wrong", ["width", "length", "nan"])
+def test_a_wrong_prefix_is_refused_and_nothing_can_be_asked(
+    language: LanguageModel, spec: LanguageSpec, wrong: str
+):
+    prefix = random_prefix(spec, 0)
+    shapes = {"width": prefix[:, 1:], "length": prefix[1:], "nan": prefix * np.nan}
+    with pytest.raises(InputError, match=r"'prefix' must be finite and of shape \(12, 256\)"):
+        language.attend(shapes[wrong])
+
+
+def test_nothing_can_be_asked_before_a_volume(gguf: Path, spec: LanguageSpec):
+    model = LanguageModel(gguf, spec, threads=1)
+    with pytest.raises(InputError, match="no volume to talk about"):
+        model.answer("What is it?")
+    model.close()
+    model.close()
+
+
+def test_a_gguf_of_another_projector_is_refused(gguf: Path, spec: LanguageSpec):
+    with pytest.raises(
+        BundleError, match=r"made for the projector .*, the bundle's encoder has 000"
+    ):
+        LanguageModel(gguf, replace(spec, projector_sha256="0" * 64), threads=1)
+
+
+def test_a_gguf_of_another_width_is_refused(gguf: Path, spec: LanguageSpec):
+    with pytest.raises(BundleError, match="takes embeddings of width 256, the encoder gives 512"):
+        LanguageModel(gguf, replace(spec, width=512), threads=1)
+
+
+def test_a_context_without_room_for_a_question_is_refused(gguf: Path, spec: LanguageSpec):
+    with pytest.raises(BundleError, match="context of 16 tokens has no room beside the prefix"):
+        LanguageModel(gguf, replace(spec, context=16), threads=1)
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path, spec: LanguageSpec):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF" + bytes(1000))
+    with pytest.raises(BundleError, match="llama.cpp cannot load it"):
+        LanguageModel(tmp_path / "a.gguf", spec, threads=1)
+
+
+def test_a_truncated_gguf_is_refused(tmp_path: Path, gguf: Path, spec: LanguageSpec):
+    shutil.copy(gguf, tmp_path / "a.gguf")
+    with (tmp_path / "a.gguf").open("r+b") as file:
+        file.truncate(gguf.stat().st_size // 2)
+    with pytest.raises(BundleError, match="llama.cpp cannot load it"):
+        LanguageModel(tmp_path / "a.gguf", spec, threads=1)
+
+
+def test_llama_cpp_prints_nothing(
+    gguf: Path, spec: LanguageSpec, capfd: pytest.CaptureFixture[str]
+):
+    model = LanguageModel(gguf, spec, threads=1)
+    model.attend(random_prefix(spec, 0))
+    model.answer(QUESTIONS[0], limit=3).read()
+    model.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_half_precision_cache_moves_probabilities_little(
+    gguf: Path, spec: LanguageSpec, language: LanguageModel
+):
+    half = LanguageModel(gguf, spec, threads=1, kv="f16")
+    answers: list[Answer] = []
+    for model in (half, language):
+        model.attend(random_prefix(spec, 3))
+        answers.append(model.answer(QUESTIONS[0], limit=1))
+        answers[-1].read()
+    half.close()
+    assert answers[0].log_probs == pytest.approx(answers[1].log_probs, abs=0.05)

@@ -1,0 +1,195 @@
+"""Pictures against diffusers' own pipeline with the same weights, noise and steps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scanside.runtime.bundle import Bundle
+from scanside.runtime.devices import stage_devices
+from scanside.runtime.errors import BundleError, InputError, ScansideError
+from scanside.runtime.reconstruction import Condition, Reconstruction, to_pixels
+from scanside.runtime.stages import Pictures, open_stages
+
+TEXT = "a red circle left of a blue square"
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def pictures(bundle: Bundle) -> Pictures:
+    stages = open_stages(bundle, stage_devices("cpu"), threads=1)
+    stages.close()
+    assert stages.pictures is not None
+    return stages.pictures
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_checkpoint: Path):
+    from diffusers import DDIMScheduler, StableUnCLIPImg2ImgPipeline
+
+    pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(tiny_checkpoint / "diffusion")
+    pipe = pipe.to(torch.float32)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def random_condition(pictures: Pictures, seed: int, text: str = TEXT) -> Condition:
+    rng = np.random.default_rng(seed)
+    return Condition(
+        clip=rng.normal(size=(1, 24)).astype(np.float32),
+        latent=rng.normal(size=(1, 4, 8, 8)).astype(np.float32),
+        states=pictures.prompt.encode(text)[0],
+    )
+
+
+@torch.inference_mode()
+def pipeline_latent(
+    pipe, condition: Condition, steps: int, seed: int, monkeypatch: pytest.MonkeyPatch
+):
+    """The pipeline's own denoising, with the noise that our seed gives."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    start = rng.standard_normal((1, 4, 8, 8), np.float32)
+    clip_noise = torch.from_numpy(rng.standard_normal((1, 24), np.float32))
+    noised = pipe.noise_image_embeddings
+    monkeypatch.setattr(
+        pipe,
+        "noise_image_embeddings",
+        lambda image_embeds, noise_level, **_: noised(
+            image_embeds=image_embeds, noise_level=noise_level, noise=clip_noise
+        ),
+    )
+    return pipe(
+        prompt=TEXT,
+        image_embeds=torch.from_numpy(condition.clip),
+        latents=torch.from_numpy(0.07 * condition.latent + 0.93 * start),
+        num_inference_steps=steps,
+        guidance_scale=1.0,
+        noise_level=0,
+        output_type="latent",
+    ).images.numpy()
+
+
+@pytest.mark.parametrize("steps", [1, 4, 20])
+def test_the_latent_equals_diffusers(
+    pictures: Pictures, pipeline, steps: int, monkeypatch: pytest.MonkeyPatch
+):
+    condition = random_condition(pictures, steps)
+    found = pictures.reconstruction.denoise(condition, steps=steps, seed=3)
+    expected = pipeline_latent(pipeline, condition, steps, 3, monkeypatch)
+    # float32 rounding over the steps
+    assert found == pytest.approx(expected, abs=1e-3 * float(np.abs(expected).max()))
+
+
+def test_the_picture_equals_diffusers(pictures: Pictures, pipeline):
+    latent = random_condition(pictures, 0).latent
+    with torch.inference_mode():
+        scaled = torch.from_numpy(latent) / pipeline.vae.config.scaling_factor
+        image = pipeline.vae.decode(scaled).sample
+        expected = pipeline.image_processor.postprocess(image, output_type="np")[0]
+    pixels = to_pixels(pictures.reconstruction.decode(latent))
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels - expected * 255).max() <= 0.51
+
+
+def test_a_seed_gives_its_picture_again_and_another_seed_another(pictures: Pictures):
+    condition, picture = random_condition(pictures, 0), pictures.reconstruction
+    first, again, other = (picture.denoise(condition, steps=2, seed=s) for s in (5, 5, 6))
+    assert (first == again).all()
+    assert not np.allclose(first, other)
+
+
+def test_the_text_conditions_the_picture(pictures: Pictures):
+    picture = pictures.reconstruction
+    told, untold = (
+        picture.denoise(random_condition(pictures, 0, text), steps=2, seed=0) for text in (TEXT, "")
+    )
+    assert not np.allclose(told, untold)
+
+
+def test_prompts_equal_transformers_also_when_they_are_too_long(pictures: Pictures, pipeline):
+    for text in ("", TEXT, "A LARGE  green star, " * 30):
+        ids = pipeline.tokenizer(
+            text, padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        with torch.inference_mode():
+            expected = pipeline.text_encoder(ids)[0].numpy()
+        states, cut = pictures.prompt.encode(text)
+        assert states == pytest.approx(expected, abs=1e-4)
+        assert (cut > 0) == (len(text) > 100)
+
+
+class FakeEngine:
+    """An engine whose answer is a formula."""
+
+    stage, provider = "fake", "fake"
+
+    def __init__(self, inputs, answer):
+        self.inputs, self.outputs, self._answer = inputs, {}, answer
+
+    def run(self, feeds):
+        return self._answer(feeds)
+
+
+def reconstruction_with(bundle: Bundle, pictures: Pictures, out, **changes: object):
+    spec = replace(bundle.manifest.diffusion, **changes)
+    unet = FakeEngine(pictures.reconstruction._unet.inputs, lambda feeds: {"out": out(feeds)})
+    arrays = bundle.arrays(spec.arrays)
+    return Reconstruction(unet, unet, spec, arrays, pictures.prompt.empty)
+
+
+def test_guidance_pushes_away_from_the_empty_prompt(bundle: Bundle, pictures: Pictures):
+    seen: list[dict[str, np.ndarray]] = []
+
+    def out(feeds: dict[str, np.ndarray]) -> np.ndarray:
+        seen.append(feeds)
+        return np.stack([np.full((4, 8, 8), 2.0), np.full((4, 8, 8), 3.0)]).astype(np.float32)
+
+    condition = random_condition(pictures, 0)
+    guided = reconstruction_with(bundle, pictures, out, guidance=5.0)
+    plain = reconstruction_with(
+        bundle, pictures, lambda _: np.full((1, 4, 8, 8), 7.0, np.float32), guidance=1.0
+    )
+    # 2 + 5 * (3 - 2) = 7
+    a, b = (r.denoise(condition, steps=1, seed=0) for r in (guided, plain))
+    assert a == pytest.approx(b)
+    assert (seen[0]["states"][0] == pictures.prompt.empty[0]).all()
+    assert (seen[0]["states"][1] == condition.states[0]).all()
+    assert not seen[0]["class_labels"][0].any()
+    assert (seen[0]["sample"][0] == seen[0]["sample"][1]).all()
+
+
+def test_a_latent_that_overflows_stops_with_its_step(bundle: Bundle, pictures: Pictures):
+    calls: list[int] = []
+
+    def out(_: object) -> np.ndarray:
+        calls.append(1)
+        return np.full((1, 4, 8, 8), np.inf if len(calls) == 3 else 0.1, np.float32)
+
+    broken = reconstruction_with(bundle, pictures, out)
+    with pytest.raises(ScansideError, match="not finite after step 3 of 8; check the volume's"):
+        broken.denoise(random_condition(pictures, 0), steps=8, seed=0)
+    assert len(calls) == 3
+
+
+def test_steps_without_a_table_are_refused(pictures: Pictures):
+    with pytest.raises(InputError, match="must be one of 1, 2, 4, 8, 10, 20, 50.*got 7"):
+        pictures.reconstruction.check_steps(7)
+    assert pictures.reconstruction.check_steps(None) == 8
+    assert [pictures.reconstruction.steps_within(n) for n in (0.5, 1, 9.9, 1e9)] == [0, 1, 8, 50]
+
+
+def test_a_missing_table_is_refused(bundle: Bundle, pictures: Pictures):
+    spec = bundle.manifest.diffusion
+    arrays = bundle.arrays(spec.arrays)
+    del arrays["ddim_4"]
+    unet = FakeEngine(pictures.reconstruction._unet.inputs, dict)
+    with pytest.raises(BundleError, match="diffusion.npz lacks ddim_4; export"):
+        Reconstruction(unet, unet, spec, arrays, pictures.prompt.empty)
