@@ -1,0 +1,166 @@
+"""Checkpoint -> bundle: compile every stage, hold it against PyTorch, write the manifest.
+
+    scanside export random:tiny /tmp/bundle
+
+Everything is written into a hidden sibling of the target and renamed at the end, so that neither a
+failed comparison nor a full disk leaves half a bundle.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..runtime.errors import InputError, ScansideError
+from .checkpoint import open_checkpoint
+from .manifest_writer import write_manifest
+from .quantize import check_quantization
+from .settings import DiffusionSettings
+from .stages import StageReports, write_diffusion, write_encoder, write_golden, write_language
+from .torch_chain import TorchChain
+
+REFERENCE = Path(__file__).parent / "reference" / "checkpoint"
+TARGETS = ("cpu",)
+PRECISIONS = ("fp32",)
+
+
+def export_bundle(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    targets: Sequence[str] = ("cpu",),
+    precision: str = "fp32",
+    quantize: str = "f16",
+    diffusion: DiffusionSettings | None = None,
+    name: str | None = None,
+) -> Path:
+    """Compile a checkpoint into a bundle.
+
+    Parameters
+    ----------
+    checkpoint : str or Path
+        A directory, "reference", or random weights: "random:tiny", "random:paper",
+        "random:paper-1b".
+    out : str or Path
+        The bundle's folder; must not exist or be empty.
+    targets : sequence of {"cpu"}
+        What to build for.
+    precision : {"fp32"}
+        Arithmetic of the ONNX graphs. Weights that are exact in half precision are stored so in any
+        case.
+    quantize : str
+        Type of the language model's matrices: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m.
+    diffusion : DiffusionSettings, optional
+        Defaults of the picture stage; by default the checkpoint's `diffusion/sampling.json`.
+    name : str, optional
+        The bundle's name; by default the checkpoint's.
+
+    Returns
+    -------
+    out : Path
+
+    Raises
+    ------
+    InputError
+        Wrong argument, or `out` is not empty.
+    CheckpointError
+        The checkpoint is incomplete or does not fit together.
+    ParityError
+        A compiled stage is too far from PyTorch.
+    ScansideError
+        Writing failed, for example on a full disk.
+    """
+    _check_choice("targets", targets, TARGETS)
+    _check_choice("precision", [precision], PRECISIONS)
+    check_quantization(quantize)
+    out = Path(out).absolute()
+    _check_free(out)
+    label = str(checkpoint)
+    try:
+        with _scratch(out) as scratch:
+            root = _resolve(label, scratch)
+            folder = scratch / "bundle"
+            folder.mkdir()
+            opened = open_checkpoint(root)
+            settings = diffusion or DiffusionSettings.from_dict(opened.sampling)
+            chain = TorchChain(
+                opened,
+                beta=settings.beta,
+                guidance=settings.guidance,
+                noise_level=settings.noise_level,
+            )
+            reports = _write_stages(chain, folder, settings, quantize)
+            bundle_name = name or (label if ":" in label or label == "reference" else root.name)
+            write_manifest(folder, bundle_name, opened, settings, reports)
+            if out.exists():
+                out.rmdir()
+            folder.rename(out)
+    except OSError as exc:
+        raise ScansideError(
+            f"could not write the bundle {out}: {exc.strerror or exc}; nothing was left behind"
+        ) from exc
+    return out
+
+
+def _write_stages(
+    chain: TorchChain, folder: Path, settings: DiffusionSettings, quantize: str
+) -> StageReports:
+    """One part of the checkpoint in memory at a time."""
+    reports = StageReports()
+    progress("encoder")
+    encoded = write_encoder(chain, folder, reports)
+    progress(f"language model ({quantize})")
+    texts = write_language(chain, folder, encoded["prefix"], quantize, reports)
+    progress("golden picture")
+    write_golden(chain, folder, encoded, texts, settings, reports)
+    progress("diffusion")
+    write_diffusion(chain, folder, encoded, settings, reports)
+    for stage, parity in reports.parity.items():
+        progress(f"{stage} differs from PyTorch by {parity.relative:.1e} (relative)")
+    return reports
+
+
+def progress(text: str) -> None:
+    """Say what is being done, on a terminal only."""
+    if sys.stderr.isatty():
+        print(f"export: {text}", file=sys.stderr, flush=True)
+
+
+def _check_choice(name: str, given: Sequence[str], known: Sequence[str]) -> None:
+    for value in given:
+        if value not in known:
+            raise InputError(f"'{name}' must be of {', '.join(known)}; got {value!r}")
+
+
+def _check_free(out: Path) -> None:
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists() or out.is_symlink():
+        raise InputError(f"{out} exists and is not an empty folder; choose another name")
+
+
+@contextmanager
+def _scratch(out: Path) -> Generator[Path]:
+    """A hidden sibling of `out`, on the same disk, removed at the end whatever happens."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _resolve(label: str, scratch: Path) -> Path:
+    if label == "reference":
+        return REFERENCE
+    if label.startswith("random:"):
+        from .random_checkpoint import write_random_checkpoint
+
+        return write_random_checkpoint(
+            label.removeprefix("random:"), scratch / "checkpoint", progress=progress
+        )
+    return Path(label)

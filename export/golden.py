@@ -1,0 +1,115 @@
+"""The golden run of a bundle: one volume through the PyTorch chain, every stage's output kept.
+
+`verify` compares a machine's own answers with these.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from ..runtime.errors import CheckpointError
+from .checkpoint import Checkpoint
+from .torch_chain import TorchChain
+from .torch_tokens import volume_tokens
+
+Float = NDArray[np.float32]
+
+PROMPT = "a red circle left of a blue square"
+SEED = 0
+
+TOLERANCE = {
+    "tokens": 1e-4,
+    "clip": 1e-3,
+    "latent": 1e-3,
+    "prefix": 1e-3,
+    "preview": 1e-3,
+    "states": 1e-3,
+    "image_latent": 1e-2,
+    "image": 1e-2,
+}
+"""Largest difference that `verify` accepts, relative to the largest absolute golden value.
+
+The picture's is wider: every denoising step adds its own rounding."""
+
+
+def golden_volume(checkpoint: Checkpoint, path: Path) -> nib.Nifti1Image:
+    """The checkpoint's own golden volume, or a seeded one, copied to `path`.
+
+    The seeded volume is smooth noise with the mean and spread of the training volumes, stored
+    right-anterior-superior as scanners' files usually are, so that reading it exercises the axis
+    permutation; under the mapping "resize" it also has a shape of its own.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    path : Path
+        A `.nii.gz`, written.
+    """
+    source = checkpoint.golden_volume
+    if source is None:
+        nib.save(_seeded_volume(checkpoint), path)
+    else:
+        path.write_bytes(source.read_bytes())
+    try:
+        return nib.Nifti1Image.from_filename(path)
+    except (OSError, EOFError, ValueError, ImageFileError) as exc:
+        raise CheckpointError(f"cannot read golden/volume.nii.gz of the checkpoint: {exc}") from exc
+
+
+def _seeded_volume(checkpoint: Checkpoint) -> nib.Nifti1Image:
+    config = checkpoint.encoder
+    rng = np.random.default_rng(SEED)
+    coarse = rng.standard_normal([max(2, s // 4) for s in config.grid])
+    shape = config.grid
+    if config.mapping == "resize":
+        shape = tuple(s + d for s, d in zip(shape, (1, -2, 2), strict=True))
+    smooth = F.interpolate(torch.from_numpy(coarse)[None, None], shape, mode="trilinear")[0, 0]
+    data = (smooth.numpy() + 0.3 * rng.standard_normal(shape)) / float(config.input["scale"])
+    turn = ornt_transform(axcodes2ornt(tuple(config.axcodes)), axcodes2ornt("RAS"))
+    affine = np.array(config.affine) @ inv_ornt_aff(turn, shape)
+    return nib.Nifti1Image(apply_orientation(data, turn).astype(np.float32), affine)
+
+
+def encode_golden(chain: TorchChain, image: nib.Nifti1Image) -> dict[str, Float]:
+    """Tokens and the encoder's three outputs, batch of one."""
+    tokens = volume_tokens(image, chain.checkpoint)
+    clip, latent, prefix = chain.encode(tokens)
+    return {"tokens": tokens, "clip": clip, "latent": latent, "prefix": prefix}
+
+
+def picture_golden(
+    chain: TorchChain, encoded: dict[str, Float], steps: int, schedule: str
+) -> dict[str, Float]:
+    """Preview, prompt states, denoised latent and picture for the fixed prompt and seed."""
+    clean, image = chain.image(
+        encoded["clip"], encoded["latent"], [PROMPT], SEED, steps=steps, schedule=schedule
+    )
+    return {
+        "preview": chain.decode(encoded["latent"]),
+        "states": chain.diffusion.prompt_states([PROMPT]),
+        "image_latent": clean,
+        "image": image,
+    }
+
+
+def golden_entry(texts: dict[str, str], steps: int, schedule: str) -> dict[str, Any]:
+    """The manifest's `golden` section."""
+    return {
+        "volume": "golden/volume.nii.gz",
+        "outputs": "golden/outputs.npz",
+        **texts,
+        "image_prompt": PROMPT,
+        "seed": SEED,
+        "steps": steps,
+        "schedule": schedule,
+        "tolerance": TOLERANCE,
+    }

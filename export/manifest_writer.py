@@ -1,0 +1,144 @@
+"""The bundle's manifest: its files, what goes in and out of each stage, distance from PyTorch."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..runtime.manifest_reader import SCHEMA, read_manifest
+from .checkpoint import Checkpoint
+from .schedules import SCHEDULES, STEPS
+from .settings import DiffusionSettings
+from .stages import StageReports
+
+Json = dict[str, Any]
+
+_PRODUCERS = {
+    "scanside": "scanside",
+    "torch": "torch",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
+    "llama_cpp": "llama-cpp-python",
+    "gguf": "gguf",
+    "diffusers": "diffusers",
+    "transformers": "transformers",
+}
+
+
+def write_manifest(
+    folder: Path,
+    name: str,
+    checkpoint: Checkpoint,
+    settings: DiffusionSettings,
+    reports: StageReports,
+) -> None:
+    """Write `manifest.json` over all files that are in `folder`."""
+    manifest: Json = {
+        "schema": SCHEMA,
+        "name": name,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "producer": {key: _version(package) for key, package in _PRODUCERS.items()},
+        "input": checkpoint.encoder.input,
+        "encoders": [_encoder(checkpoint)],
+        "language": {"file": "language.gguf", **reports.language, **checkpoint.dialogue},
+        "diffusion": _diffusion(checkpoint, settings, reports),
+        "files": _files(folder, reports),
+        "licences": _licences(checkpoint.root),
+        "parity": {stage: parity.as_dict() for stage, parity in reports.parity.items()},
+        "quality": checkpoint.quality,
+        "golden": reports.golden,
+    }
+    # The reader's own check: what it would refuse is never written.
+    read_manifest(manifest)
+    text = json.dumps(manifest, indent=2, ensure_ascii=False)
+    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _tensor(shape: list[int], units: str) -> Json:
+    return {"shape": shape, "dtype": "float32", "units": units}
+
+
+def _encoder(checkpoint: Checkpoint) -> Json:
+    c = checkpoint.encoder
+    return {
+        "role": "decode",
+        "file": "encoder.onnx",
+        "arrays": "encoder.npz",
+        "geometry": {
+            "grid": list(c.grid),
+            "axcodes": c.axcodes,
+            "affine": [list(map(float, row)) for row in c.affine],
+            "cube": c.cube,
+            "pad": c.pad,
+            "mapping": c.mapping,
+            "align_corners": c.align_corners,
+            "cubes": c.num_cubes,
+        },
+        "normalisation": "voxel",
+        "inputs": {"tokens": _tensor([1, c.num_cubes, c.token_size], "z-score")},
+        "outputs": {
+            "clip": _tensor([1, c.clip_size], "CLIP image embedding"),
+            "latent": _tensor([1, *c.latent_shape], "VAE latent times scaling factor"),
+            "prefix": _tensor([1, c.prefix_length, c.prefix_size], "language model embedding"),
+        },
+    }
+
+
+def _diffusion(checkpoint: Checkpoint, settings: DiffusionSettings, reports: StageReports) -> Json:
+    return {
+        "prompt_encoder": "prompt_encoder.onnx",
+        "prompt_tokenizer": "prompt_tokenizer.json",
+        **reports.prompt,
+        "unet": "unet.onnx",
+        "vae_decoder": "vae_decoder.onnx",
+        "arrays": "diffusion.npz",
+        "image_size": list(reports.image_size),
+        "latent_shape": list(checkpoint.encoder.latent_shape),
+        "beta": settings.beta,
+        "mix": "literal",
+        "guidance": settings.guidance,
+        "noise_level": settings.noise_level,
+        "schedules": {name: list(STEPS) for name in SCHEDULES},
+        "schedule": settings.schedule,
+        "steps": settings.steps,
+    }
+
+
+def _files(folder: Path, reports: StageReports) -> Json:
+    files: Json = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        files[name] = {
+            "sha256": _sha256(path),
+            "bytes": path.stat().st_size,
+            "precision": reports.precision.get(name, "exact"),
+            "producer": reports.producer.get(name, "scanside"),
+        }
+    return files
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _licences(root: Path) -> list[Json]:
+    """From the `license:` line in the front matter of a part's README.md, or the checkpoint's."""
+    found: list[Json] = []
+    for part in ("encoder", "llm", "diffusion"):
+        cards = [card for card in (root / part / "README.md", root / "README.md") if card.is_file()]
+        lines = cards[0].read_text(encoding="utf-8").splitlines() if cards else []
+        stated = [line.split(":", 1)[1].strip() for line in lines if line.startswith("license:")]
+        found.append({"part": part, "licence": stated[0] if stated else "not stated"})
+    return found
