@@ -66,6 +66,8 @@ class Clip(nn.Module):
                 **sizes,
             )
         )
+        for model in (self.image, self.text):
+            _start(model)
         self.log_scale = nn.Parameter(torch.tensor(2.3))
         self.read_out = nn.Linear(SIZE, FEATURES)
 
@@ -76,6 +78,21 @@ class Clip(nn.Module):
     def texts(self, ids: Tensor) -> Tensor:
         """(B, L) int64 -> (B, 128)."""
         return self.text(ids).text_embeds
+
+
+def _start(model: nn.Module) -> None:
+    """Weights to start from: places as strong as contents, and layers of unit gain.
+
+    CLIP's own start is made for deep models and long training: from it this small one has not
+    learned where things are after a thousand steps.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.5)
+        elif isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+        elif name.endswith("patch_embedding"):
+            nn.init.normal_(module.weight, std=0.04)
 
 
 def pixels(scenes: Scenes) -> Tensor:

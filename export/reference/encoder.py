@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..vit3d import ViT3D, ViT3DConfig
 from .clip import SIZE
 from .sampler import PATTERNS, Sampler, smooth_patterns
+from .scenes import draw_scenes
 from .targets import Targets, training_targets
 from .training import Recipe, train
 from .trials import CUBE, KEEP_FRACTION, union_mask
@@ -24,7 +25,7 @@ from .vae import LATENT_SHAPE
 from .world import GRID, Subject
 
 ALPHA = 1 / 64
-RECIPE = Recipe(steps=4000, batch=48, learning_rate=1e-3, warmup=200)
+RECIPE = Recipe(steps=2000, batch=48, learning_rate=1.5e-3, warmup=200)
 LANGUAGE_WIDTH = 256
 POSITION_STD = 1.0
 """Start of the position embedding, as strong as a token: what a cube says depends on where it
@@ -59,16 +60,33 @@ def train_encoder(checkpoint: Path, work: Path) -> None:
     sampler = Sampler(work, seed=1)
     torch.manual_seed(51)
     model = ViT3D(config(len(sampler.active)))
-    nn.init.normal_(model.position, std=POSITION_STD)
     model.f_t.requires_grad_(False)
-    model.patch_embed = nn.Linear(PATTERNS, model.config.hidden_size)
-    nn.init.orthogonal_(model.patch_embed.weight)
+    _start(model, sampler)
     state = work / "encoder.safetensors"
     train("encoder", model, lambda step: encoder_loss(model, sampler, targets, step), RECIPE, state)
     model.patch_embed = on_voxels(model.patch_embed)
     model.save(checkpoint / "encoder")
     _save_geometry(sampler, checkpoint)
     state.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def _start(model: ViT3D, sampler: Sampler) -> None:
+    """Weights to start from, and a patch embedding on the sampler's coefficients.
+
+    Coefficients are brought to one scale, else a cube's mean, mostly noise, drowns its patterns.
+    Places are as strong as contents, and layers have unit gain. Without any of these the first
+    hundreds of steps teach nothing.
+    """
+    scale = sampler.batch(draw_scenes(96, np.random.default_rng(54))).std((0, 1))
+    model.patch_embed = nn.Linear(PATTERNS, model.config.hidden_size)
+    nn.init.orthogonal_(model.patch_embed.weight)
+    model.patch_embed.weight /= scale
+    nn.init.normal_(model.position, std=POSITION_STD)
+    for block in model.blocks:
+        for module in block.children():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
 
 
 def on_voxels(embed: nn.Linear) -> nn.Linear:

@@ -14,7 +14,7 @@ from .scenes import IMAGE_SIZE, draw_scenes
 from .training import Recipe, train
 
 LATENT_SHAPE = (4, 16, 16)
-RECIPE = Recipe(steps=1400, batch=16, learning_rate=1.2e-3)
+RECIPE = Recipe(steps=2000, batch=16, learning_rate=1.2e-3)
 OBJECT_WEIGHT = 8.0
 """How much more an object's pixel counts than one of the plain background."""
 KL_WEIGHT = 1e-6
