@@ -1,8 +1,8 @@
 """ViT3D: the paper's three-dimensional vision transformer over cubes of a brain volume.
 
-The encoder of "Neuro-Vision to Language" (Shen et al., NeurIPS 2024, section 3.2): a transformer with a class token whose
-last layer feeds two heads (CLIP vector, VAE latent), and whose penultimate layer feeds the language model.
-What the paper leaves open is a field of `ViT3DConfig`.
+The encoder of "Neuro-Vision to Language" (Shen et al., NeurIPS 2024, section 3.2): a transformer
+with a class token whose last layer feeds two heads (CLIP vector, VAE latent), and whose penultimate
+layer feeds the language model. What the paper leaves open is a field of `ViT3DConfig`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _tuples(value: Any) -> Any:
 
 
 class Block(nn.Module):
-    """Pre-norm transformer layer. q, k and v are separate: graph optimisers fuse attention only then."""
+    """Pre-norm transformer layer; q, k and v are separate, since only then attention is fused."""
 
     def __init__(self, config: ViT3DConfig) -> None:
         super().__init__()

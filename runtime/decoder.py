@@ -30,7 +30,8 @@ from .volume import VolumeSource, load_volume
 class Decoder:
     """An opened bundle. Use `Decoder.open`; close it, or use it in a `with` statement.
 
-    One decode runs at a time; a decoder is not shared between threads.
+    One decode runs at a time: a stream that is not at its end is refused once the next one begins.
+    A decoder is not shared between threads.
     """
 
     def __init__(self, bundle: Bundle, stages: Stages, device: str, costs: Costs) -> None:
@@ -39,6 +40,7 @@ class Decoder:
         self.device = device
         self._costs = costs
         self._closed = False
+        self._running: Decoding | None = None
 
     @classmethod
     def open(
@@ -72,8 +74,6 @@ class Decoder:
         MissingExtraError
             A library that is not installed.
         """
-        if threads < 1:
-            raise InputError(f"'threads' must be at least 1; got {threads}")
         devices = stage_devices(device)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         stages = open_stages(opened, devices, threads)
@@ -182,7 +182,10 @@ class Decoder:
             placement=dict(self.stages.placement),
         )
         decoding = Decoding(self.stages, request, result, clock, self._costs)
-        return decoding.events(self._normalised_tokens(volume, index, clock))
+        tokens = self._normalised_tokens(volume, index, clock)
+        self._end_running("the decoder has gone on to another volume")
+        self._running = decoding
+        return decoding.events(tokens)
 
     def tokens(self, volume: VolumeSource, index: int | None = None) -> NDArray[np.float32]:
         """Raw tokens of a volume, (N, C) float32, in the bundle's units and not normalised."""
@@ -191,6 +194,7 @@ class Decoder:
     def close(self) -> None:
         """Free the models; may be called twice."""
         self._closed = True
+        self._end_running("the decoder is closed")
         self.stages.close()
 
     def __enter__(self) -> Decoder:
@@ -203,6 +207,10 @@ class Decoder:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _end_running(self, why: str) -> None:
+        if self._running:
+            self._running.end(why)
 
     def _normalised_tokens(
         self, volume: Any, index: int | None, clock: Clock

@@ -43,6 +43,7 @@ class Decoding:
         self._clock = clock
         self._costs = costs
         self._written: dict[str, str] = {}
+        self._ended_by = ""
         if request.needs_language and not stages.language:
             raise InputError(
                 "this bundle has no language model, so it cannot write text; ask for the image "
@@ -56,10 +57,31 @@ class Decoding:
         if stages.pictures:
             self._steps = stages.pictures.reconstruction.check_steps(request.steps)
 
+    def end(self, why: str) -> None:
+        """Refuse to go on: the models that this decoding runs on are taken or gone."""
+        self._ended_by = why
+
     def events(self, tokens: Floats) -> Iterator[Event]:
         """Decode normalised tokens, (N, C) float32."""
+        self._check_live()
+        for event in self._events(tokens):
+            yield event
+            if not isinstance(event, Done):
+                self._check_live()
+
+    def _check_live(self) -> None:
+        if self._ended_by:
+            raise InputError(f"this stream cannot go on: {self._ended_by}")
+
+    def _events(self, tokens: Floats) -> Iterator[Event]:
         with self._clock.stage("encode"), self._costs.measured("encode"):
             encoded = self._stages.encoder.run({"tokens": tokens[None]})
+        for name, values in encoded.items():
+            if not np.isfinite(values).all():
+                raise InputError(
+                    f"the encoder's {name} is not finite for this volume, whose normalised values "
+                    f"reach {np.abs(tokens).max():.1e}; check the volume's units"
+                )
         pictures, language = self._stages.pictures, self._stages.language
         if pictures and "preview" in self._request.tasks:
             yield self._preview(pictures, encoded["latent"])
@@ -157,7 +179,8 @@ class Decoding:
             text = self._written.get("prompt" if source == "written" else "caption", "")
         else:
             text = source
-        self._result.prompt = self._result.prompt or text or None
+        self._result.image_prompt = text or None
+        self._result.prompt = self._result.prompt or self._result.image_prompt
         return text
 
     def _image_cost(self, pictures: Pictures, steps: int) -> float:

@@ -47,6 +47,12 @@ def golden_checks(bundle: Bundle, stages: Stages, golden: GoldenSpec) -> Iterato
     check : Check
     """
     wanted = bundle.arrays(golden.outputs)
+    fed = ["tokens"]
+    fed += ["prefix"] if stages.language else []
+    fed += ["clip", "latent", "states", "image_latent"] if stages.pictures else []
+    missing = [name for name in fed if name not in wanted]
+    if missing:
+        raise BundleError(f"{golden.outputs} lacks {', '.join(missing)}; export the bundle again")
     tokens = stages.preprocessor.tokens(load_volume(bundle.path(golden.volume)))
     yield _numbers("tokens", tokens, wanted, golden)
     encoded = stages.encoder.run({"tokens": wanted["tokens"].reshape(1, *tokens.shape)})

@@ -198,9 +198,14 @@ class LlamaModel:
             )
 
     def _decode(self, batch: Any) -> None:
+        self._check_open()
         code = self._api.llama_decode(self._context, batch)
         if code != 0:
             raise ScansideError(f"llama.cpp failed with code {code} ({'; '.join(_log)})")
+
+    def _check_open(self) -> None:
+        if not self._context:
+            raise InputError("the language model is closed; open the bundle again")
 
     def logits(self) -> NDArray[np.float32]:
         """(vocabulary,) float32 logits after the last token; the next call overwrites them."""
@@ -214,6 +219,7 @@ class LlamaModel:
 
     def truncate(self, sequence: int, position: int) -> None:
         """Forget a sequence from a position on."""
+        self._check_open()
         self._api.llama_memory_seq_rm(self._memory, sequence, position, -1)
 
 

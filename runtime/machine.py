@@ -138,7 +138,9 @@ def _bundle(where: str, problems: list[Problem]) -> dict[str, str]:
         bundle = Bundle.open(where)
         stages = open_stages(bundle, stage_devices("cpu"), threads=1)
     except ScansideError as exc:
-        problems.append(Problem(str(exc), f"scanside verify {where}"))
+        shipped = where == "reference"
+        mend = "reinstall scanside" if shipped else f"scanside export CHECKPOINT {where}"
+        problems.append(Problem(str(exc), mend))
         return {"path": where, "state": "cannot be used"}
     stages.close()
     size = sum(spec.size_bytes for spec in bundle.manifest.files.values())

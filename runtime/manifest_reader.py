@@ -5,6 +5,7 @@ Keys that this version does not know are ignored; a schema that it does not know
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,7 +75,10 @@ class _Fields:
         return value
 
     def number(self, key: str) -> float:
-        return float(self.get(key, (int, float)))
+        value = float(self.get(key, (int, float)))
+        if not math.isfinite(value):
+            raise BundleError(f"manifest.json: {self._where}.{key} must be finite; got {value}")
+        return value
 
     def flag(self, key: str) -> bool:
         return bool(self.get(key, bool))
@@ -90,6 +94,36 @@ class _Fields:
 
     def mapping(self, key: str) -> Json:
         return self.get(key, Mapping)
+
+    def texts(self, key: str) -> dict[str, str]:
+        fields = self.object(key)
+        return {name: fields.text(name) for name in self.mapping(key)}
+
+    def wholes(self, key: str) -> dict[str, int]:
+        fields = self.object(key)
+        return {name: fields.whole(name) for name in self.mapping(key)}
+
+    def numbers(self, key: str) -> dict[str, float]:
+        fields = self.object(key)
+        return {name: fields.number(name) for name in self.mapping(key)}
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        value = self.get(key, list)
+        if not all(isinstance(item, str) for item in value):
+            raise BundleError(f"manifest.json: {self._where}.{key} must be strings; got {value}")
+        return tuple(value)
+
+    def matrix(self, key: str) -> tuple[tuple[float, ...], ...]:
+        value = self.get(key, list)
+        try:
+            rows = tuple(tuple(map(float, row)) for row in value)
+        except (TypeError, ValueError):
+            rows = ()
+        if [len(row) for row in rows] != [4] * 4 or not all(map(math.isfinite, sum(rows, ()))):
+            raise BundleError(
+                f"manifest.json: {self._where}.{key} must be a finite 4x4 matrix; got {value}"
+            )
+        return rows
 
 
 def read_manifest(document: Any) -> Manifest:
@@ -144,7 +178,7 @@ def _encoder(fields: _Fields) -> EncoderSpec:
         geometry=GridSpec(
             grid=grid.shape("grid", 3),
             axcodes=grid.text("axcodes"),
-            affine=tuple(tuple(map(float, row)) for row in grid.get("affine", list)),
+            affine=grid.matrix("affine"),
             cube=grid.whole("cube"),
             pad=grid.text("pad"),
             mapping=grid.text("mapping", MAPPINGS),
@@ -170,8 +204,8 @@ def _language(fields: _Fields) -> LanguageSpec:
         context=fields.whole("context"),
         prefix_length=fields.whole("prefix_length"),
         width=fields.whole("width"),
-        instructions=dict(fields.mapping("instructions")),
-        max_tokens=dict(fields.mapping("max_tokens")),
+        instructions=fields.texts("instructions"),
+        max_tokens=fields.wholes("max_tokens"),
         projector_sha256=fields.text("projector_sha256"),
         template=TemplateSpec(
             bos=template.flag("bos"),
@@ -180,13 +214,14 @@ def _language(fields: _Fields) -> LanguageSpec:
             first_turn=template.text("first_turn"),
             next_turn=template.text("next_turn"),
             answer=template.text("answer"),
-            stop=tuple(template.get("stop", list)),
+            stop=template.strings("stop"),
         ),
     )
 
 
 def _diffusion(fields: _Fields) -> DiffusionSpec:
-    schedules = {name: tuple(steps) for name, steps in fields.mapping("schedules").items()}
+    tables = fields.object("schedules")
+    schedules = {name: tables.shape(name) for name in fields.mapping("schedules")}
     spec = DiffusionSpec(
         prompt_encoder=fields.text("prompt_encoder"),
         prompt_tokenizer=fields.text("prompt_tokenizer"),
@@ -223,7 +258,7 @@ def _golden(fields: _Fields) -> GoldenSpec:
         seed=fields.whole("seed", 0),
         steps=fields.whole("steps"),
         schedule=fields.text("schedule"),
-        tolerance=dict(fields.mapping("tolerance")),
+        tolerance=fields.numbers("tolerance"),
     )
 
 

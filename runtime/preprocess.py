@@ -79,17 +79,25 @@ class Preprocessor:
         Raises
         ------
         InputError
-            The volume does not overlap the active part of the model grid.
+            The volume does not overlap the active part of the model grid, or its values become
+            infinite once scaled and normalised.
         """
-        return resample_patchify(
-            volume.data,
-            self.geometry,
-            model_to_source=self.model_to_source(volume),
-            slope=volume.slope * self._scale,
-            inter=volume.inter * self._scale,
-            mean=self._mean if normalised else None,
-            inv_std=self._inv_std if normalised else None,
-        )
+        with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
+            tokens = resample_patchify(
+                volume.data,
+                self.geometry,
+                model_to_source=self.model_to_source(volume),
+                slope=volume.slope * self._scale,
+                inter=volume.inter * self._scale,
+                mean=self._mean if normalised else None,
+                inv_std=self._inv_std if normalised else None,
+            )
+        if not np.isfinite(tokens).all():
+            raise InputError(
+                f"{volume.name}: its values become infinite with slope {volume.slope:g}, intercept "
+                f"{volume.inter:g} and the bundle's scale {self._scale:g}; check header and units"
+            )
+        return tokens
 
     def model_to_source(self, volume: Volume) -> Matrix:
         """The matrix of the volumes' place; a run of volumes shares one, so the last is kept."""

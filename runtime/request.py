@@ -35,6 +35,9 @@ class Request:
             raise InputError(f"nothing to do: 'tasks' is empty; name some of {', '.join(TASKS)}")
         if any(not question.strip() for question in self.ask):
             raise InputError("'ask' holds an empty question")
+        for text in (*self.ask, self.prompt):
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise InputError(f"{text!r} is not valid UTF-8; type it in a UTF-8 terminal")
         if self.seed < 0:
             raise InputError(f"'seed' must be at least 0; got {self.seed}")
         if self.deadline_s is not None and not self.deadline_s > 0:

@@ -27,7 +27,9 @@ class Result:
     caption: str | None = None
     description: str | None = None
     prompt: str | None = None
-    """The text that the picture was conditioned on, or that was asked for; None for none."""
+    """The written prompt if it was asked for, else what conditioned the picture."""
+    image_prompt: str | None = None
+    """The text that conditioned the picture; None for none."""
     answers: list[AnsweredQuestion] = field(default_factory=list[AnsweredQuestion])
     image: Pixels | None = None
     """(H, W, 3) RGB."""

@@ -10,12 +10,15 @@ import numpy as np
 from .bundle import Bundle
 from .clock import Costs
 from .engine import Engine, OnnxEngine, check_contract, warm
-from .errors import BundleError
+from .errors import BundleError, InputError
 from .language import LanguageModel
 from .manifest import DiffusionSpec, EncoderSpec, TensorSpec
 from .preprocess import Preprocessor
 from .prompt import PromptEncoder
 from .reconstruction import Condition, Reconstruction
+
+MOST_THREADS = 512
+"""ggml's own limit, GGML_MAX_N_THREADS."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,9 +58,13 @@ def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Sta
 
     Raises
     ------
+    InputError
+        A number of threads that no machine has.
     BundleError
         A file that does not load, or a graph that does not keep the manifest's contract.
     """
+    if not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"'threads' must be 1 to {MOST_THREADS}; got {threads}")
     spec = bundle.manifest.encoder
     preprocessor = Preprocessor(spec, bundle.arrays(spec.arrays), bundle.manifest.input.scale)
     encoder = open_engine("encoder", bundle, spec.file, devices, threads)

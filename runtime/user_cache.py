@@ -14,7 +14,7 @@ from pathlib import Path
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/scanside`, by default `~/.cache/scanside`; not created."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "scanside"
 
 
@@ -42,7 +42,7 @@ class HashMemory:
         stat = path.stat()
         identity = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         known = self._known.get(str(path))
-        if known is not None and known[:3] == identity:
+        if isinstance(known, list) and len(known) == 4 and known[:3] == identity:
             return str(known[3])
         digest = sha256_of(path)
         self._known[str(path)] = [*identity, digest]

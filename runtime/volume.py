@@ -80,6 +80,7 @@ def load_volume(source: VolumeSource, index: int | None = None) -> Volume:
 def _from_file(path: Path, index: int | None) -> Volume:
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
     if not path.exists():
         raise InputError(f"{path}: no such file")
@@ -92,6 +93,8 @@ def _from_file(path: Path, index: int | None) -> Volume:
                 f"{path} is not NIfTI but {type(image).__name__}; convert it to .nii or .nii.gz"
             )
         return _from_image(image, index, str(path))
+    except InputError:
+        raise
     except ImageFileError as exc:
         raise InputError(
             f"{path} is not a NIfTI file (.nii or .nii.gz), or is cut off within its header"
@@ -102,11 +105,8 @@ def _from_file(path: Path, index: int | None) -> Volume:
         raise InputError(
             f"{path} is truncated or damaged ({exc}); copy it again from its source"
         ) from exc
-    except InputError:
-        raise
-    except (
-        ValueError
-    ) as exc:  # fewer bytes than the header promises, or a header that makes no sense
+    except (ValueError, HeaderDataError) as exc:
+        # fewer bytes than the header promises, or a header that makes no sense
         raise InputError(
             f"{path} is truncated or its header is damaged ({exc}); copy it again from its source"
         ) from exc

@@ -99,6 +99,11 @@ def test_a_newer_schema_is_refused(bundle: Path):
     ("change", "sentence"),
     [
         (lambda m: m.pop("encoders"), "manifest.encoders is missing"),
+        (lambda m: m["input"].update(scale=float("nan")), "input.scale must be finite"),
+        (lambda m: m["encoders"][0]["geometry"].update(affine=[1, 2]), "must be a finite 4x4"),
+        (lambda m: m["language"]["template"].update(stop=[1]), "template.stop must be strings"),
+        (lambda m: m["language"]["max_tokens"].update(ask="many"), "max_tokens.ask has a wrong"),
+        (lambda m: m["diffusion"]["schedules"].update(ddim=8), "schedules.ddim has a wrong type"),
         (lambda m: m["encoders"].clear(), "exactly one encoder with the role decode"),
         (lambda m: m["encoders"][0]["geometry"].update(cube="6"), "geometry.cube has a wrong type"),
         (lambda m: m["encoders"][0]["geometry"].update(grid=[4, 4]), "geometry.grid is no shape"),

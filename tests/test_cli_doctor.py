@@ -40,7 +40,7 @@ def test_a_bundle_that_does_not_open_is_a_problem(
     assert main(["doctor", str(tmp_path / "absent")]) == 1
     printed = capsys.readouterr().out
     assert "no such bundle" in printed
-    assert f"scanside verify {tmp_path}" in printed
+    assert f"mend:  scanside export CHECKPOINT {tmp_path / 'absent'}" in printed
 
 
 @pytest.mark.parametrize(

@@ -305,8 +305,44 @@ def test_a_split_over_devices_is_written_down_in_the_result(tiny_bundle: Path, v
 
 
 def test_no_threads_are_refused(tiny_bundle: Path):
-    with pytest.raises(InputError, match="'threads' must be at least 1; got 0"):
+    with pytest.raises(InputError, match="'threads' must be 1 to 512; got 0"):
         Decoder.open(tiny_bundle, threads=0)
+
+
+def test_a_stream_ends_when_the_next_one_begins(decoder: Decoder, volume: Path):
+    """It would go on with another volume's text, for both share the language model's cache."""
+    first = decoder.stream(volume, "caption")
+    next(first)
+    decoder.decode(volume, "caption")
+    with pytest.raises(InputError, match="the decoder has gone on to another volume"):
+        next(first)
+
+
+def test_a_stream_ends_with_its_decoder(tiny_bundle: Path, volume: Path):
+    """llama.cpp would end the process on a context that is freed."""
+    with Decoder.open(tiny_bundle, threads=1, warm=False) as decoder:
+        events = decoder.stream(volume, "caption")
+        next(events)
+    with pytest.raises(InputError, match="the decoder is closed"):
+        next(events)
+
+
+def test_the_image_keeps_the_text_that_conditioned_it(decoder: Decoder, volume: Path):
+    result = decoder.decode(volume, ("prompt", "image"), prompt="a red circle", steps=1)
+    assert result.image_prompt == "a red circle"
+    assert result.prompt not in (None, "a red circle")
+
+
+@pytest.mark.parametrize("words", [{"ask": "\udcff"}, {"prompt": "caf\udce9"}])
+def test_text_that_is_not_utf8_is_refused(decoder: Decoder, volume: Path, words: dict[str, str]):
+    with pytest.raises(InputError, match="is not valid UTF-8"):
+        decoder.decode(volume, **words)
+
+
+def test_values_that_no_encoder_can_take_are_refused(decoder: Decoder, volume: Path):
+    shape = decoder.stages.preprocessor.geometry.shape
+    with pytest.raises(InputError, match="is not finite for this volume"):
+        decoder.decode(np.full(shape, 3e38, np.float32) * np.resize([1, -1], shape), "caption")
 
 
 @pytest.mark.parametrize("swap", [("unet.onnx", "vae_decoder.onnx"), ("encoder.onnx", "unet.onnx")])

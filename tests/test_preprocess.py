@@ -134,3 +134,9 @@ def test_arrays_that_do_not_fit_the_geometry_are_refused(bundle: Bundle):
         Preprocessor(spec, arrays | {"active": arrays["active"][1:]}, 1.0)
     with pytest.raises(BundleError, match="axcodes must be like RAS or SAR; got 'SAX'"):
         preprocessor(bundle, axcodes="SAX")
+
+
+def test_values_that_overflow_are_refused(bundle: Bundle, tiny_bundle: Path):
+    volume = load_volume(tiny_bundle / "golden" / "volume.nii.gz")
+    with pytest.raises(InputError, match="its values become infinite with slope 1e"):
+        preprocessor(bundle).tokens(replace(volume, slope=1e39))

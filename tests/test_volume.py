@@ -150,6 +150,17 @@ def test_a_gzip_file_with_a_flipped_bit(tmp_path: Path):
         load_volume(path)
 
 
+@pytest.mark.parametrize(("offset", "content"), [(70, b"\xff\x00"), (116, b"\x00\x00\xc0\x7f")])
+def test_a_header_that_makes_no_sense(tmp_path: Path, offset: int, content: bytes):
+    """An unknown data type; an intercept that is NaN."""
+    path = saved(tmp_path / "trial.nii", random_data(), slope=2, inter=1)
+    raw = bytearray(path.read_bytes())
+    raw[offset : offset + len(content)] = content
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match="its header is damaged"):
+        load_volume(path)
+
+
 def test_all_zero():
     with pytest.raises(InputError, match="is all zero: every one of its 27 voxels is 0"):
         load_volume((np.zeros((3, 3, 3), np.int16), AFFINE))

@@ -64,10 +64,15 @@ def build() -> UNet2DConditionModel:
 def scheduler() -> DDIMScheduler:
     """Stable Diffusion 2.1's noise schedule."""
     return DDIMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
         prediction_type="v_prediction",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-    )  # fmt: skip
+        clip_sample=False,
+        set_alpha_to_one=False,
+        # Few steps must begin where the paper's mixed start lies, at the noisiest timestep.
+        timestep_spacing="trailing",
+    )
 
 
 class Conditions:

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help="folder for pictures and result.json (default: the volume's name with -decoded, here)",
+        help="folder for pictures and result.json (default: here, NAME[-INDEX]-decoded)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object and nothing else"
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         )
         diffusion = decoder.bundle.manifest.diffusion
     made_by = {"schedule": diffusion.schedule, "beta": diffusion.beta} if diffusion else {}
-    document = write_result(result, args.out or _folder_for(args.volume), made_by)
+    document = write_result(result, args.out or _folder_for(args.volume, args.index), made_by)
     print(json.dumps(document, ensure_ascii=False) if args.json else _readable(document))
     return 0
 
@@ -118,12 +118,13 @@ def _provenance(result: Result, kind: str, made_by: Mapping[str, object]) -> dic
     provenance: dict[str, object] = {"kind": kind, "bundle": result.bundle}
     if kind == "image":
         provenance |= {"seed": result.seed, "steps": result.steps, **made_by}
-        provenance["prompt"] = result.prompt or ""
+        provenance["prompt"] = result.image_prompt or ""
     return provenance
 
 
-def _folder_for(volume: Path) -> Path:
-    return Path(volume.name.removesuffix(".gz").removesuffix(".nii") + "-decoded")
+def _folder_for(volume: Path, index: int | None) -> Path:
+    name = volume.name.removesuffix(".gz").removesuffix(".nii")
+    return Path(f"{name}-decoded" if index is None else f"{name}-{index}-decoded")
 
 
 def _readable(document: Mapping[str, Any]) -> str:

@@ -30,8 +30,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     from ..demo import PAGE, run_demo
 
-    outcomes = run_demo(args.out, progress=_progress)
-    _progress("")
+    try:
+        outcomes = run_demo(args.out, progress=_progress)
+    finally:
+        _progress("")
     print(table(outcomes))
     print(f"\nThe page with all pictures: {args.out / PAGE}")
     return 0

@@ -60,7 +60,6 @@ def run_demo(
         The folder cannot be written.
     """
     listed = read_trials(trials)
-    out.mkdir(parents=True, exist_ok=True)
     progress("opening the bundle")
     with Decoder.open(bundle, threads=THREADS) as decoder:
         outcomes: list[Outcome] = []
@@ -86,7 +85,7 @@ def decode_trial(decoder: Decoder, trial: Trial) -> Outcome:
         preview=result.preview,
         image=result.image,
         caption=compare(trial.caption, result.caption),
-        prompt=result.prompt or "",
+        prompt=result.image_prompt or "",
         latency_ms=result.latency_ms,
     )
 
@@ -128,6 +127,7 @@ def _processor() -> str:
 
 
 def _write(out: Path, outcomes: list[Outcome], bundle: str) -> None:
+    out.mkdir(parents=True, exist_ok=True)
     for outcome in outcomes:
         name = outcome.trial.name
         for drawn in outcome.brain.slices:
