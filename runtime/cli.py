@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 the work failed, 2 wrong usage.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    # nibabel logs what it mends in a header; our own sentence says what matters
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
     name = next((word for word in words if not word.startswith("-")), "")
     try:
         module = _load(VERBS[name]) if name in VERBS else None

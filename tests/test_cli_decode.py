@@ -36,6 +36,16 @@ def test_decode_writes_pictures_and_result(
     assert np.asarray(Image.open(result["image"])).shape == (32, 32, 3)
 
 
+def test_a_run_without_a_picture_leaves_none_of_an_earlier_run(
+    tiny_bundle: Path, volume: Path, tmp_path: Path
+):
+    out = tmp_path / "out"
+    words = ["decode", str(tiny_bundle), str(volume), "--out", str(out), "--task"]
+    assert main([*words, "caption,image"]) == 0
+    assert main([*words, "caption,preview"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["preview.png", "result.json"]
+
+
 def test_json_is_one_object_with_the_promised_keys(
     tiny_bundle: Path, volume: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,23 @@ def volumes(
     """
     for s, subject in enumerate(subjects):
         index = np.arange(s, len(scenes), len(subjects))
-        session = Session(Brain(Subject(subject)), seed)
+        session = Session(_brain(subject), seed)
         total = np.zeros((len(index), *Subject(subject).shape), np.float32)
         for _ in range(repeats):
             for i, volume in enumerate(session.trials(scenes[index])):
                 total[i] += volume
         for i, volume in zip(index, total / repeats, strict=True):
             yield int(i), subject, volume
+
+
+@cache
+def _brain(subject: str) -> Brain:
+    return Brain(Subject(subject))
+
+
+@cache
+def _oracle(subject: str) -> Oracle:
+    return Oracle(_brain(subject))
 
 
 def score(bundle: Path, checkpoint: Path, trials: int = TRIALS) -> dict[str, Any]:
@@ -126,13 +137,10 @@ def _decode_all(
         name: Decoded([""] * len(scenes), *([np.empty(0)] * len(scenes) for _ in range(2)))
         for name in DECODERS
     }
-    oracles: dict[str, Oracle] = {}
     seed = 100 + repeats
     pending: list[tuple[int, NDArray[np.float32]]] = []
     for i, subject, volume in volumes(scenes, subjects, repeats, seed):
-        if subject not in oracles:
-            oracles = {subject: Oracle(Brain(Subject(subject)))}
-        seen = oracles[subject].decode(volume[None])
+        seen = _oracle(subject).decode(volume[None])
         _put(results["oracle"], i, caption(seen.named(0)), render(seen)[0])
         image = to_nifti(volume, Subject(subject))
         result = decoder.decode(image, tasks=("preview", "caption", "image"), seed=i)
@@ -224,7 +232,7 @@ def _clip(frozen: FrozenEncoders, pictures: Pictures) -> NDArray[np.float32]:
     return frozen.image(pixels).image_embeds.numpy()
 
 
-def write_scores(checkpoint: Path, work: Path) -> None:
+def write_scores(checkpoint: Path, work: Path, trials: int = TRIALS) -> None:
     """Export to a temporary bundle, score it and the PyTorch models, and write quality.json, which
     later exports carry.
     """
@@ -233,7 +241,7 @@ def write_scores(checkpoint: Path, work: Path) -> None:
     del work
     with tempfile.TemporaryDirectory() as folder:
         bundle = export_bundle(checkpoint, Path(folder) / "bundle")
-        scores = score(bundle, checkpoint)
+        scores = score(bundle, checkpoint, trials)
     (checkpoint / "quality.json").write_text(json.dumps({"scores": scores}, indent=2) + "\n")
     for row in scores["rows"]:
         print(json.dumps(row), file=sys.stderr)

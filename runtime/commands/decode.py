@@ -109,6 +109,9 @@ def write_result(result: Result, out: Path, made_by: Mapping[str, object]) -> di
             write_png(scratch / f"{kind}.png", pixels, _provenance(result, kind, made_by))
         text = json.dumps(document, indent=2, ensure_ascii=False)
         (scratch / "result.json").write_text(text + "\n", encoding="utf-8")
+        for kind in pictures.keys() - made.keys():
+            # an earlier run's picture beside this run's result would be taken for this volume's
+            (out / f"{kind}.png").unlink(missing_ok=True)
         for file in scratch.iterdir():
             os.replace(file, out / file.name)
     return document
