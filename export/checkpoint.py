@@ -18,8 +18,6 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from ..runtime.errors import CheckpointError, InputError
 from .cubes import active_cubes, cut_cubes
@@ -40,7 +38,8 @@ _PARTS: dict[str, tuple[str, str]] = {
 }
 _FILES = (
     "geometry/mask.nii.gz",
-    "geometry/normalisation.safetensors",
+    "geometry/mean.nii.gz",
+    "geometry/std.nii.gz",
     "diffusion/model_index.json",
     "diffusion/tokenizer/tokenizer_config.json",
     "diffusion/scheduler/scheduler_config.json",
@@ -224,33 +223,26 @@ def _read_geometry(
     folder: Path, encoder: ViT3DConfig
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
     """Active cubes with their statistics, brought into token order."""
-    mask = _on_grid("geometry/mask.nii.gz", _read_mask(folder / "mask.nii.gz"), encoder)
+    mask = _on_grid("geometry/mask.nii.gz", _read_volume(folder / "mask.nii.gz"), encoder)
     active = active_cubes(mask, encoder.cube, encoder.pad, encoder.keep_fraction)
     if len(active) != encoder.num_cubes:
         raise CheckpointError(
             f"checkpoint parts do not fit: encoder num_cubes is {encoder.num_cubes}, "
             f"geometry/mask.nii.gz keeps {len(active)} cubes of edge {encoder.cube}"
         )
-    try:
-        statistics = load_file(folder / "normalisation.safetensors")
-        mean, std = statistics["mean"], statistics["std"]
-    except (OSError, KeyError, SafetensorError) as exc:
-        raise CheckpointError(
-            f"geometry/normalisation.safetensors must hold 'mean' and 'std': {exc}"
-        ) from exc
     mean, std = (
-        _on_grid(f"geometry/normalisation.safetensors '{n}'", a.astype(np.float32), encoder)
-        for n, a in (("mean", mean), ("std", std))
+        _on_grid(f"geometry/{n}", _read_volume(folder / n).astype(np.float32), encoder)
+        for n in ("mean.nii.gz", "std.nii.gz")
     )
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()):
-        raise CheckpointError("geometry/normalisation.safetensors must be finite, 'std' >= 0")
+        raise CheckpointError("geometry/mean.nii.gz and std.nii.gz must be finite, and std >= 0")
     inv_std = np.divide(1, std, out=np.zeros_like(std), where=std > 0)
     cut = (cut_cubes(a, encoder.cube, encoder.pad)[active] for a in (mean, inv_std))
     mean, inv_std = cut
     return active, mean, inv_std
 
 
-def _read_mask(path: Path) -> NDArray[Any]:
+def _read_volume(path: Path) -> NDArray[Any]:
     try:
         return np.asarray(nib.load(path).dataobj)  # pyright: ignore
     except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as exc:

@@ -24,7 +24,6 @@ from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import 
 )
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from safetensors.numpy import save_file
 
 from ..runtime.errors import InputError
 from .cubes import active_cubes, posterior_mask
@@ -103,13 +102,14 @@ def _write_encoder(preset: Preset, folder: Path, seed: int) -> None:
     mask = posterior_mask(config.grid, config.cube, config.pad, preset.cubes)
     if len(active_cubes(mask, config.cube, config.pad, config.keep_fraction)) != preset.cubes:
         raise AssertionError(f"the made-up mask must keep {preset.cubes} cubes")
-    nib.save(nib.Nifti1Image(mask, np.array(config.affine)), geometry / "mask.nii.gz")
     rng = np.random.default_rng(seed)
-    statistics = {
-        "mean": (rng.standard_normal(config.grid) * 0.3 * mask).astype(np.float16),
-        "std": (rng.uniform(0.8, 1.6, config.grid) * mask).astype(np.float16),
+    volumes = {
+        "mask": mask,
+        "mean": (rng.standard_normal(config.grid) * 0.3 * mask).astype(np.float32),
+        "std": (rng.uniform(0.8, 1.6, config.grid) * mask).astype(np.float32),
     }
-    save_file(statistics, geometry / "normalisation.safetensors")
+    for name, volume in volumes.items():
+        nib.save(nib.Nifti1Image(volume, np.array(config.affine)), geometry / f"{name}.nii.gz")
 
 
 def _write_llm(preset: Preset, folder: Path, seed: int) -> None:

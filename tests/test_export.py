@@ -19,7 +19,6 @@ import onnxruntime as ort
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableUnCLIPImg2ImgPipeline
-from safetensors.numpy import load_file, save_file
 
 from scanside.export import bundle_writer, cli_export
 from scanside.export.bundle_writer import export_bundle
@@ -338,9 +337,9 @@ def truncated_unet(root: Path) -> None:
 
 
 def negative_std(root: Path) -> None:
-    path = root / "geometry" / "normalisation.safetensors"
-    arrays = load_file(path)
-    save_file(arrays | {"std": -arrays["std"]}, path)
+    path = root / "geometry" / "std.nii.gz"
+    std = nib.load(path)
+    nib.save(nib.Nifti1Image(-np.asarray(std.dataobj), std.affine), path)
 
 
 def coarse_mask(root: Path) -> None:

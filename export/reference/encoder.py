@@ -11,7 +11,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..vit3d import ViT3D, ViT3DConfig
@@ -122,13 +121,12 @@ def encoder_loss(model: ViT3D, sampler: Sampler, targets: Targets, step: int) ->
 def _save_geometry(sampler: Sampler, checkpoint: Path) -> None:
     folder = checkpoint / "geometry"
     folder.mkdir(parents=True, exist_ok=True)
-    mask = union_mask().astype(np.uint8)
-    nib.save(nib.Nifti1Image(mask, Subject("S1").affine), folder / "mask.nii.gz")
-    statistics = {"mean": sampler.mean, "std": sampler.std}
-    save_file(
-        {k: to_volume(v, sampler.active).half() for k, v in statistics.items()},
-        folder / "normalisation.safetensors",
-    )
+    volumes = {"mask": union_mask().astype(np.uint8)}
+    for name, tokens in (("mean", sampler.mean), ("std", sampler.std)):
+        # Rounded to half precision, which gzip packs well.
+        volumes[name] = to_volume(tokens, sampler.active).half().float().numpy()
+    for name, volume in volumes.items():
+        nib.save(nib.Nifti1Image(volume, Subject("S1").affine), folder / f"{name}.nii.gz")
 
 
 def to_volume(tokens: Tensor, active: Tensor) -> Tensor:
