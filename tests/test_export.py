@@ -396,7 +396,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "damaged mask": (truncated_mask, "cannot read .*mask.nii.gz"),
     "mask grid": (coarse_mask, r"mask.nii.gz has shape \(10, 12, 9\).*grid \(20, 24, 18\)"),
-    "statistics": (negative_std, "'std' >= 0"),
+    "statistics": (negative_std, "and std >= 0"),
     "other pipeline": (
         edit_json("diffusion/model_index.json", _class_name="StableDiffusionPipeline"),
         "is a StableDiffusionPipeline; expected a StableUnCLIPImg2ImgPipeline",

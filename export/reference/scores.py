@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ...runtime import Decoder
 from ..torch_chain import TorchChain
+from ..torch_tokens import volume_tokens
 from .noise import Brain
 from .oracle import Oracle
 from .scenes import IMAGE_SIZE, Scenes, draw_scenes, render
@@ -148,7 +149,7 @@ def _decode_all(
         assert result.image is not None
         assert result.preview is not None
         _put(results["compiled"], i, result.caption, result.image / 255, result.preview / 255)
-        pending.append((i, decoder.tokens(image)))
+        pending.append((i, volume_tokens(image, chain.checkpoint)[0]))
         if len(pending) == 25:
             _decode_in_torch(chain, pending, results["pytorch"])
             pending = []
