@@ -1,6 +1,6 @@
 """How well does the compiled reference bundle decode, beside PyTorch, the oracle and chance?
 
-    python -P benchmarks/decoding_scores.py --json benchmarks/results/decoding_scores.json
+    python benchmarks/decoding_scores.py --json benchmarks/results/decoding_scores.json
 
 500 held-out trials for each condition take about half an hour on two cores.
 """

@@ -1,6 +1,6 @@
 """How long from a volume's arrival to each answer of the reference bundle?
 
-    python -P benchmarks/latency.py --json benchmarks/results/latency.json
+    python benchmarks/latency.py --json benchmarks/results/latency.json
 
 Correctness first: the bundle is verified before it is timed. Warm decodes of the shipped trials, in
 turn; import and open in fresh processes.

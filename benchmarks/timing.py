@@ -40,7 +40,7 @@ def machine() -> dict[str, Any]:
         "commit": commit,
         "date": date.today().isoformat(),
         "load_before": round(os.getloadavg()[0], 2),
-        "command": " ".join(["python", "-P", *sys.argv]),
+        "command": " ".join(["python", *sys.argv]),
     }
 
 
