@@ -1,6 +1,6 @@
 """Checkpoint -> bundle: compile every stage, hold it against PyTorch, write the manifest.
 
-    scanside export random:tiny /tmp/bundle
+    scanside export random:tiny BUNDLE
 
 Everything is written into a hidden sibling of the target and renamed at the end, so that neither a
 failed comparison nor a full disk leaves half a bundle.
