@@ -74,8 +74,8 @@ def _start(model: ViT3D, sampler: Sampler) -> None:
     """Weights to start from, and a patch embedding on the sampler's coefficients.
 
     Coefficients are brought to one scale, else a cube's mean, mostly noise, drowns its patterns.
-    Places are as strong as contents, and layers have unit gain. Without any of these the first
-    hundreds of steps teach nothing.
+    Places are as strong as contents, and layers have unit gain. Together they make the first
+    hundreds of steps count.
     """
     scale = sampler.batch(draw_scenes(96, np.random.default_rng(54))).std((0, 1))
     model.patch_embed = nn.Linear(PATTERNS, model.config.hidden_size)

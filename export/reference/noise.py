@@ -1,6 +1,6 @@
 """The noise of the reference world: what a single trial adds to the signal.
 
-Written down before anything was trained. Shares of the noise variance of a median voxel:
+Fixed before anything was trained. Shares of the noise variance of a median voxel:
 
 - white, from voxel to voxel and trial to trial;
 - diffuse: smooth in space, another pattern in every trial;

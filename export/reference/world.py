@@ -1,8 +1,8 @@
 """The brains of the reference world: eight subjects on NSD's native grids, with tuning that is
 known exactly.
 
-Written down before anything was trained, and never changed to pass a score. `README.md` beside
-this file tells it in words.
+Fixed before the shipped encoder was trained, and never changed to pass a score. `README.md` beside
+this file tells it in words, and what drafts came before.
 
 Anatomy is the grey matter of the MNI152 template. Each subject's brain is that template, scaled to
 fill the subject's own native grid as subject 1 fills its grid, then turned and shifted by up to
