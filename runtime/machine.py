@@ -21,6 +21,7 @@ NEEDED = {
     "llama-cpp-python": "pip install llama-cpp-python",
     "tokenizers": "pip install tokenizers",
     "pillow": "pip install pillow",
+    "jinja2": "pip install jinja2",
 }
 """Packages that every decode needs, with the command that adds each."""
 EXPORT = ("torch", "transformers", "diffusers", "onnx", "gguf", "safetensors")

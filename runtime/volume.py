@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -63,7 +64,8 @@ def load_volume(source: VolumeSource, index: int | None = None) -> Volume:
     elif isinstance(source, tuple) and len(source) == 2:
         volume = _from_array(np.asarray(source[0]), source[1], index)
     elif hasattr(source, "dataobj") and hasattr(source, "affine"):
-        volume = _from_image(source, index, "volume")
+        with _reading("volume"):
+            volume = _from_image(source, index, "volume")
     elif isinstance(source, np.ndarray):
         raise InputError(
             "'volume' is an array without its affine; pass the pair (array, affine), affine 4x4"
@@ -79,36 +81,48 @@ def load_volume(source: VolumeSource, index: int | None = None) -> Volume:
 
 def _from_file(path: Path, index: int | None) -> Volume:
     import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
 
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.is_dir():
         raise InputError(f"{path} is a folder; expected a NIfTI file (.nii or .nii.gz)")
-    try:
+    with _reading(str(path)):
         image: Any = nib.load(path)
         if not isinstance(image, nib.Nifti1Pair):
             raise InputError(
                 f"{path} is not NIfTI but {type(image).__name__}; convert it to .nii or .nii.gz"
             )
         return _from_image(image, index, str(path))
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turns what nibabel and the file system raise into one sentence; a nibabel image may read its
+    file as late as here.
+    """
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        yield
     except InputError:
         raise
     except ImageFileError as exc:
         raise InputError(
-            f"{path} is not a NIfTI file (.nii or .nii.gz), or is cut off within its header"
+            f"{name} is not a NIfTI file (.nii or .nii.gz), or is cut off within its header"
         ) from exc
+    except FileNotFoundError as exc:
+        raise InputError(f"{name} can no longer be read: {exc.filename} is gone") from exc
     except PermissionError as exc:
-        raise InputError(f"{path} cannot be read: permission denied") from exc
+        raise InputError(f"{name} cannot be read: permission denied") from exc
     except (EOFError, OSError, zlib.error) as exc:
         raise InputError(
-            f"{path} is truncated or damaged ({exc}); copy it again from its source"
+            f"{name} is truncated or damaged ({exc}); copy it again from its source"
         ) from exc
     except (ValueError, HeaderDataError) as exc:
         # fewer bytes than the header promises, or a header that makes no sense
         raise InputError(
-            f"{path} is truncated or its header is damaged ({exc}); copy it again from its source"
+            f"{name} is truncated or its header is damaged ({exc}); copy it again from its source"
         ) from exc
 
 

@@ -12,9 +12,20 @@ from scanside.export.reference.training import Recipe, train
 RECIPE = Recipe(steps=12, batch=4, learning_rate=1e-2, warmup=2)
 
 
-def _model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Linear(3, 2)
+MUON = Recipe(steps=12, batch=4, learning_rate=1e-2, warmup=2, muon_rate=1e-2)
+
+
+class _Layered(nn.Module):
+    """One layer in a list, as transformers keep theirs, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([nn.Linear(3, 3)])
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.layers[0](x)))
 
 
 def _loss(model: nn.Module, step: int) -> torch.Tensor:
@@ -22,10 +33,11 @@ def _loss(model: nn.Module, step: int) -> torch.Tensor:
     return (model(x) - x[:, :2]).square().mean()
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(monkeypatch, tmp_path):
+@pytest.mark.parametrize("recipe", [RECIPE, MUON], ids=["adamw", "muon"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(recipe, monkeypatch, tmp_path):
     monkeypatch.setattr(training, "SAVE_EVERY_S", 0.0)
-    whole, halves = _model(), _model()
-    train("whole", whole, lambda step: _loss(whole, step), RECIPE, tmp_path / "whole")
+    whole, halves = _Layered(), _Layered()
+    train("whole", whole, lambda step: _loss(whole, step), recipe, tmp_path / "whole")
 
     def interrupted(step: int) -> torch.Tensor:
         if step == 7:
@@ -33,8 +45,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(monkeypatch, tmp_pat
         return _loss(halves, step)
 
     with pytest.raises(KeyboardInterrupt):
-        train("halves", halves, interrupted, RECIPE, tmp_path / "halves")
-    halves = _model()
-    train("halves", halves, lambda step: _loss(halves, step), RECIPE, tmp_path / "halves")
+        train("halves", halves, interrupted, recipe, tmp_path / "halves")
+    halves = _Layered()
+    train("halves", halves, lambda step: _loss(halves, step), recipe, tmp_path / "halves")
     for a, b in zip(whole.parameters(), halves.parameters(), strict=True):
         torch.testing.assert_close(a, b)

@@ -134,6 +134,17 @@ def test_a_truncated_file(tmp_path: Path, suffix: str, kept: float):
         load_volume(path)
 
 
+def test_an_image_whose_file_is_cut_off_after_it_was_opened(tmp_path: Path):
+    path = saved(tmp_path / "a.nii", random_data((20, 20, 20)))
+    image = nib.load(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(InputError, match="volume is truncated"):
+        load_volume(image)
+    path.unlink()
+    with pytest.raises(InputError, match="is gone"):
+        load_volume(image)
+
+
 def test_a_gzip_file_that_lacks_only_its_checksum(tmp_path: Path):
     path = saved(tmp_path / "a.nii.gz", random_data())
     path.write_bytes(path.read_bytes()[:-8])

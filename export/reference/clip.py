@@ -33,7 +33,7 @@ SIZE = 128
 """Width of both encoders and of the shared space."""
 PROMPT_LENGTH = 48
 """Tokens of a text."""
-RECIPE = Recipe(steps=1200, batch=128, learning_rate=1e-3)
+RECIPE = Recipe(steps=1600, batch=128, learning_rate=1e-3, muon_rate=5e-3)
 CELL = 21
 """Pixels of an image patch: one cell of the three by three grid, so nine patches and an image
 encoder that is quick to train."""

@@ -24,7 +24,7 @@ from .vae import LATENT_SHAPE
 from .world import GRID, Subject
 
 ALPHA = 1 / 64
-RECIPE = Recipe(steps=2000, batch=48, learning_rate=1.5e-3, warmup=200)
+RECIPE = Recipe(steps=5000, batch=48, learning_rate=1.5e-3, warmup=200, muon_rate=1e-2)
 LANGUAGE_WIDTH = 256
 POSITION_STD = 1.0
 """Start of the position embedding, as strong as a token: what a cube says depends on where it

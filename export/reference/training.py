@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 SAVE_EVERY_S = 120.0
 """Seconds between saved states."""
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+"""What AdamW and Muon remember of a parameter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,10 @@ class Recipe:
     """Steps of linear warm-up; a cosine to zero follows."""
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    muon_rate: float | None = None
+    """Rate of the layers' matrices under Muon, which needs about half the steps here; None leaves
+    everything to AdamW.
+    """
 
 
 def train(
@@ -57,29 +63,49 @@ def train(
         saved.
     """
     parameters = {k: p for k, p in model.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.AdamW(
-        parameters.values(),
-        recipe.learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=recipe.weight_decay,
-    )
-    first = _resume(state, model, parameters, optimiser)
+    optimisers = _optimisers(model, parameters, recipe)
+    first = _resume(state, model, parameters, optimisers)
     model.train()
     meter = Progress(name, recipe.steps, first)
     saved = time.monotonic()
     for step in range(first, recipe.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * _rate(step, recipe)
         value = loss(step)
-        optimiser.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(parameters.values(), recipe.clip_norm)
-        optimiser.step()
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["initial_lr"] * _rate(step, recipe)
+            optimiser.step()
         meter(step + 1, float(value.detach()))
         if time.monotonic() - saved > SAVE_EVERY_S:
-            _save(state, step + 1, model, parameters, optimiser)
+            _save(state, step + 1, model, parameters, optimisers)
             saved = time.monotonic()
     model.eval()
+
+
+def _optimisers(
+    model: nn.Module, parameters: dict[str, nn.Parameter], recipe: Recipe
+) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon for the matrices of the model's layers where the recipe gives it a rate."""
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    matrices = {p for m in lists for p in m.parameters() if p.ndim == 2}
+    in_layers = [p for p in parameters.values() if p in matrices and recipe.muon_rate is not None]
+    rest = [p for p in parameters.values() if all(p is not q for q in in_layers)]
+    decay = recipe.weight_decay
+    out: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, recipe.learning_rate, betas=(0.9, 0.98), weight_decay=decay)
+    ]
+    if recipe.muon_rate is not None:
+        out.append(
+            torch.optim.Muon(
+                in_layers, recipe.muon_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    for optimiser in out:
+        for group in optimiser.param_groups:
+            group["initial_lr"] = group["lr"]
+    return out
 
 
 def _rate(step: int, recipe: Recipe) -> float:
@@ -92,17 +118,22 @@ def _save(
     step: int,
     model: nn.Module,
     parameters: dict[str, nn.Parameter],
-    optimiser: torch.optim.Optimizer,
+    optimisers: list[torch.optim.Optimizer],
 ) -> None:
-    tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     for key, parameter in parameters.items():
-        for moment in ("exp_avg", "exp_avg_sq"):
-            tensors[f"{moment}.{key}"] = optimiser.state[parameter][moment]
+        for optimiser in optimisers:
+            for moment, value in optimiser.state.get(parameter, {}).items():
+                tensors[f"{moment}.{key}"] = value
     state.parent.mkdir(parents=True, exist_ok=True)
     partial = state.with_suffix(".partial")
-    # Clones, since safetensors refuses tensors that share memory (tied embeddings).
+    # Clones in the plain layout, since safetensors refuses tensors that share memory (tied
+    # embeddings) and those with their channels innermost.
+    plain = torch.contiguous_format
     save_file(
-        {k: v.detach().clone() for k, v in tensors.items()}, partial, {"step": json.dumps(step)}
+        {k: v.detach().clone(memory_format=plain) for k, v in tensors.items()},
+        partial,
+        {"step": json.dumps(step)},
     )
     partial.replace(state)
 
@@ -111,7 +142,7 @@ def _resume(
     state: Path,
     model: nn.Module,
     parameters: dict[str, nn.Parameter],
-    optimiser: torch.optim.Optimizer,
+    optimisers: list[torch.optim.Optimizer],
 ) -> int:
     if not state.exists():
         return 0
@@ -121,9 +152,15 @@ def _resume(
         step = int(json.loads(file.metadata()["step"]))
     tensors = load_file(state)
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    for key, parameter in parameters.items():
-        moments = {m: tensors[f"{m}.{key}"] for m in ("exp_avg", "exp_avg_sq")}
-        optimiser.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+    for optimiser in optimisers:
+        mine = {p for group in optimiser.param_groups for p in group["params"]}
+        for key, parameter in parameters.items():
+            if parameter in mine:
+                optimiser.state[parameter] = {
+                    moment: tensors[f"{moment}.{key}"]
+                    for moment in MOMENTS
+                    if f"{moment}.{key}" in tensors
+                }
     return step
 
 

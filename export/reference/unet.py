@@ -35,7 +35,7 @@ from .targets import Targets, training_targets
 from .texts import prompt
 from .training import Recipe, train
 
-RECIPE = Recipe(steps=1800, batch=32, learning_rate=1.5e-3, warmup=200)
+RECIPE = Recipe(steps=2200, batch=32, learning_rate=1.5e-3, warmup=200)
 EMPTY_PROMPT_SHARE = 0.15
 """Share of training steps' rows without a text, so that a picture can be made before the text is
 there.

@@ -14,7 +14,7 @@ from .scenes import IMAGE_SIZE, draw_scenes
 from .training import Recipe, train
 
 LATENT_SHAPE = (4, 16, 16)
-RECIPE = Recipe(steps=2000, batch=16, learning_rate=1.2e-3)
+RECIPE = Recipe(steps=3000, batch=16, learning_rate=1.2e-3)
 OBJECT_WEIGHT = 8.0
 """How much more an object's pixel counts than one of the plain background."""
 KL_WEIGHT = 1e-6
@@ -37,11 +37,14 @@ def build() -> AutoencoderKL:
 def train_vae(checkpoint: Path, work: Path) -> None:
     """Train the autoencoder and write it to the checkpoint's diffusion/vae folder."""
     torch.manual_seed(21)
-    model = build()
+    # Convolutions on few channels are twice as fast with the channels innermost.
+    model = build().to(memory_format=torch.channels_last)
     state = work / "vae.safetensors"
     train("vae", model, lambda step: vae_loss(model, step), RECIPE, state)
     model.register_to_config(scaling_factor=_scaling_factor(model))
-    model.half().save_pretrained(checkpoint / "diffusion/vae")
+    model.half().to(memory_format=torch.contiguous_format).save_pretrained(
+        checkpoint / "diffusion/vae"
+    )
     state.unlink(missing_ok=True)
 
 
