@@ -2,6 +2,7 @@
 # Needs Python 3.11 with its venv module, a C++ compiler and make.
 PYTHON ?= python3
 PINS   := pyproject.toml constraints.txt
+NATIVE := setup.py $(wildcard kernels/*.[ch])
 PIP    := .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test check
@@ -16,7 +17,7 @@ check: .venv/dev.stamp
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 
-.venv/runtime.stamp: $(PINS)
+.venv/runtime.stamp: $(PINS) $(NATIVE)
 	$(PYTHON) -m venv .venv
 	@echo "Installing the runtime. llama-cpp-python is compiled from source unless pip still holds its wheel:"
 	@echo "about 7 minutes on two cores, in which pip shows little. Nothing hangs."

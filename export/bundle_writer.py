@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..runtime.errors import InputError, ScansideError
 from .checkpoint import open_checkpoint
+from .kernels import write_kernels
 from .manifest_writer import write_manifest
 from .quantize import check_quantization
 from .settings import DiffusionSettings
@@ -119,6 +120,8 @@ def _write_stages(
     write_golden(chain, folder, encoded, texts, settings, reports)
     progress("diffusion")
     write_diffusion(chain, folder, encoded, settings, reports)
+    progress("kernels")
+    write_kernels(folder, reports)
     for stage, parity in reports.parity.items():
         progress(f"{stage} differs from PyTorch by {parity.relative:.1e} (relative)")
     return reports

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..runtime.errors import CheckpointError, InputError
 from .cubes import active_cubes, cut_cubes
+from .dialogue import TEMPLATES
 from .vit3d import ViT3DConfig
 
 Json = dict[str, Any]
@@ -216,7 +217,15 @@ def _read_dialogue(path: Path) -> Json:
     missing = {"template", "instructions", "max_tokens"} - set(dialogue)
     if missing:
         raise CheckpointError(f"llm/dialogue.json lacks {', '.join(sorted(missing))}")
-    return dialogue
+    template = dialogue["template"]
+    if isinstance(template, str):
+        if template not in TEMPLATES:
+            raise CheckpointError(
+                f"llm/dialogue.json asks for the template {template!r}; known are "
+                f"{', '.join(TEMPLATES)}; or write one out"
+            )
+        template = TEMPLATES[template]
+    return dialogue | {"template": template}
 
 
 def _read_geometry(

@@ -1,8 +1,8 @@
-"""The dialogue template of `llm/dialogue.json`, as data.
+"""The dialogue of `llm/dialogue.json`, as data: templates, instructions, token limits.
 
-The paper's form is `<human>:[image] [instruction] <bot>:[answer]`.
-
-The image slot holds the prefix embeddings. Instructions are quoted from the paper's tables 3 to 6.
+In every template the prefix embeddings stand between `before_prefix` and `after_prefix`, where the
+paper has its image slot. `specials` are the tokenizer's special tokens in it; the token that ends a
+turn follows every answer by itself. Instructions are quoted from the paper's tables 3 to 6.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-DIALOGUE: dict[str, dict[str, Any]] = {
-    "template": {
+_LLAMA3_USER = "<|start_header_id|>user<|end_header_id|>\n\n"
+_LLAMA3_ASKED = "{instruction}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+
+TEMPLATES: dict[str, dict[str, Any]] = {
+    # section 3.3: <human>:[image] [instruction] <bot>:[answer]
+    "paper": {
         "bos": True,
         "before_prefix": "<human>:",
         "after_prefix": "",
@@ -20,7 +24,34 @@ DIALOGUE: dict[str, dict[str, Any]] = {
         "next_turn": "<human>: {instruction} <bot>:",
         "answer": " {answer}",
         "stop": [],
+        "specials": [],
     },
+    # Vicuna 1.1 with LLaVA's image slot
+    "vicuna": {
+        "bos": True,
+        "before_prefix": "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: ",
+        "after_prefix": "\n",
+        "first_turn": "{instruction} ASSISTANT:",
+        "next_turn": "USER: {instruction} ASSISTANT:",
+        "answer": " {answer}",
+        "stop": ["USER:"],
+        "specials": [],
+    },
+    "llama3": {
+        "bos": True,
+        "before_prefix": _LLAMA3_USER,
+        "after_prefix": "\n",
+        "first_turn": _LLAMA3_ASKED,
+        "next_turn": _LLAMA3_USER + _LLAMA3_ASKED,
+        "answer": "{answer}",
+        "stop": [],
+        "specials": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    },
+}
+
+DIALOGUE: dict[str, dict[str, Any]] = {
+    "template": TEMPLATES["paper"],
     "instructions": {
         "caption": "Describe the image concisely.",
         "describe": "Describe the following image in detail.",

@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.dialogue_template import DialogueTemplate
 from ..runtime.llama import LlamaModel
+from ..runtime.llama_cache import LlamaCache
+from ..runtime.manifest_reader import read_template
 from .parity import Parity, ParityError, accept
 from .torch_language import TorchLanguage
 
@@ -31,12 +34,12 @@ SAMPLES = (
 )
 
 
-def llama_logits(model: LlamaModel, before: list[int], prefix: Float, after: list[int]) -> Float:
+def llama_logits(cache: LlamaCache, before: list[int], prefix: Float, after: list[int]) -> Float:
     """Logits of llama.cpp at every token behind the prefix.
 
     Parameters
     ----------
-    model : LlamaModel
+    cache : LlamaCache
         Its sequence 0 is overwritten.
     before, after : list of int
         Token ids on either side of the prefix.
@@ -46,16 +49,16 @@ def llama_logits(model: LlamaModel, before: list[int], prefix: Float, after: lis
     -------
     logits : (len(after), vocabulary) float32
     """
-    model.truncate(0, 0)
+    cache.truncate(0, 0)
     position = len(before)
     if before:
-        model.add_tokens(before, sequence=0, position=0)
-    model.add_embeddings(prefix, sequence=0, position=position)
+        cache.add_tokens(before, sequence=0, position=0)
+    cache.add_embeddings(prefix, sequence=0, position=position)
     position += len(prefix)
     rows: list[Float] = []
     for i, token in enumerate(after):
-        model.add_tokens([token], sequence=0, position=position + i)
-        rows.append(model.logits().copy())
+        cache.add_tokens([token], sequence=0, position=position + i)
+        rows.append(cache.logits().copy())
     return np.stack(rows)
 
 
@@ -66,22 +69,28 @@ def compare_tokens(model: LlamaModel, language: TorchLanguage) -> None:
     ------
     ParityError
         A text has other ids, or another token ends it.
+    BundleError
+        The dialogue template does not fit the vocabulary.
     """
     dialogue = language.dialogue
-    for text in (
-        *SAMPLES,
-        dialogue["template"]["before_prefix"],
-        *dialogue["instructions"].values(),
-    ):
-        want, got = language.token_ids(text), model.tokenize(text)
-        if want != got:
-            raise ParityError(
-                f"llama.cpp tokenises {text!r} as {got[:12]}, "
-                f"the checkpoint's own tokenizer as {want[:12]}"
-            )
+    for text in (*SAMPLES, *dialogue["instructions"].values()):
+        _compare_ids(repr(text), model.tokenize(text), language.token_ids(text))
+    template = DialogueTemplate(read_template(dialogue["template"]), model)
+    for instruction in dialogue["instructions"].values():
+        before, turn = language.segments(instruction)
+        _compare_ids("the dialogue template", template.head, before)
+        _compare_ids(f"a turn with {instruction!r}", template.first_turn(instruction), turn)
     for token in sorted(language.ends):
         if not model.ends(token):
             raise ParityError(f"llama.cpp does not end a text at token {token}, transformers does")
+
+
+def _compare_ids(what: str, got: list[int], want: list[int]) -> None:
+    if want != got:
+        raise ParityError(
+            f"llama.cpp tokenises {what} as {got[:12]}, "
+            f"the checkpoint's own tokenizer as {want[:12]}"
+        )
 
 
 def compare_language(
@@ -114,11 +123,12 @@ def compare_language(
     absolute = relative = 0.0
     before, turn = language.segments(language.dialogue["instructions"]["caption"])
     longest = len(before) + prefix.shape[1] + len(turn) + max(map(len, answers))
-    with closing(LlamaModel(path, context=longest, threads=1, kv="f32")) as model:
+    with closing(LlamaModel(path)) as model:
         compare_tokens(model, language)
+        cache = LlamaCache(model, context=longest, threads=1, kv="f32")
         for row, answer in zip(prefix, answers, strict=True):
             want = language.logits(before, row, turn + answer)
-            worst = float(np.abs(llama_logits(model, before, row, turn + answer) - want).max())
+            worst = float(np.abs(llama_logits(cache, before, row, turn + answer) - want).max())
             absolute = max(absolute, worst)
             relative = max(relative, worst / float(np.abs(want).max()))
     found = Parity(max_abs=absolute, relative=relative, trials=len(prefix))

@@ -26,6 +26,7 @@ _PRODUCERS = {
     "gguf": "gguf",
     "diffusers": "diffusers",
     "transformers": "transformers",
+    "triton": "triton",
 }
 
 
@@ -46,6 +47,7 @@ def write_manifest(
         "encoders": [_encoder(checkpoint)],
         "language": {"file": "language.gguf", **reports.language, **checkpoint.dialogue},
         "diffusion": _diffusion(checkpoint, settings, reports),
+        "kernels": reports.kernels,
         "files": _files(folder, reports),
         "licences": _licences(checkpoint.root),
         "parity": {stage: parity.as_dict() for stage, parity in reports.parity.items()},

@@ -81,7 +81,7 @@ def write_random_checkpoint(
     parts = {
         "encoder": _write_encoder,
         "diffusion": _write_diffusion,
-        "llm": _write_llm,
+        "llm": write_llm,
         "concept": _write_concept,
     }
     for i, (part, write) in enumerate(parts.items()):
@@ -112,7 +112,8 @@ def _write_encoder(preset: Preset, folder: Path, seed: int) -> None:
         nib.save(nib.Nifti1Image(volume, np.array(config.affine)), geometry / f"{name}.nii.gz")
 
 
-def _write_llm(preset: Preset, folder: Path, seed: int) -> None:
+def write_llm(preset: Preset, folder: Path, seed: int) -> None:
+    """Write a preset's language model with tokenizer and dialogue template into `folder`."""
     size = min(preset.llm["vocab_size"], 1024)
     tokenizer: Any = train_llama_tokenizer(corpus(), folder, size)
     config = transformers.LlamaConfig(

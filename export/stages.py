@@ -38,6 +38,7 @@ class StageReports:
     prompt: dict[str, Any] = field(default_factory=dict[str, Any])
     image_size: tuple[int, int] = (0, 0)
     golden: dict[str, Any] = field(default_factory=dict[str, Any])
+    kernels: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def graph(self, stage: str, path: Path, parity: Parity) -> None:
         """Note one ONNX file."""

@@ -87,11 +87,16 @@ class Geometry:
         return x, y, z
 
     @cached_property
+    def corners(self) -> NDArray[np.int32]:
+        """(N, 3) grid voxel of each cube's first element; negative in the padding in front."""
+        cubes = np.stack(np.unravel_index(self.active, self.cube_grid), axis=-1)
+        return (cubes * self.cube - np.array(self.pad_front)).astype(np.int32)
+
+    @cached_property
     def voxels(self) -> NDArray[np.int64]:
         """(N, C, 3) grid voxel of every token element; outside the grid where it is padding."""
-        corner = np.stack(np.unravel_index(self.active, self.cube_grid), axis=-1) * self.cube
         inside = np.stack(np.unravel_index(np.arange(self.cube**3), (self.cube,) * 3), axis=-1)
-        return corner[:, None] + inside[None] - np.array(self.pad_front)
+        return self.corners[:, None].astype(np.int64) + inside[None]
 
     @cached_property
     def in_grid(self) -> NDArray[np.bool_]:

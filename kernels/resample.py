@@ -5,17 +5,26 @@ This is the face: it checks every argument and chooses the implementation openly
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .arguments import (
+    check_numbers,
+    check_threads,
+    check_volume,
+    checked_matrix,
+    checked_output,
+    checked_statistics,
+    checked_type,
+)
 from .geometry import Geometry
+from .native import native_code, resample_native
 from .resample_reference import resample_reference
 
-IMPLEMENTATIONS = ("reference",)
-VOLUME_TYPES = ("int16", "uint16", "float16", "float32")
-TOKEN_TYPES = ("float32", "float16", "bfloat16")
+IMPLEMENTATIONS = ("auto", "cuda", "cpu", "reference")
 
 
 def resample_patchify(
@@ -30,14 +39,18 @@ def resample_patchify(
     fill: float = 0.0,
     dtype: DTypeLike = np.float32,
     impl: str = "auto",
+    threads: int | None = None,
+    kernels: str | PathLike[str] | None = None,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    """Tokens of one volume: `(trilinear(volume * slope + inter) - mean) * inv_std`.
+    """Tokens of one volume, or of a batch: `(trilinear(volume * slope + inter) - mean) * inv_std`.
+
+    For many volumes with the same statistics make a `Resampler`, which checks them once.
 
     Parameters
     ----------
-    volume : (X, Y, Z) int16, uint16, float16 or float32
-        Stored values, in any memory layout.
+    volume : (X, Y, Z) or (B, X, Y, Z) int16, uint16, float16 or float32
+        Stored values, in any memory layout; none is copied.
     geometry : Geometry
         Model grid, cubes and active list.
     model_to_source : (4, 4) float64
@@ -46,82 +59,123 @@ def resample_patchify(
     slope, inter : float
         Turn stored values into real ones.
     mean, inv_std : (N, C) float, optional
-        Statistics in real units; inv_std is finite and at least 0, where 0 masks a voxel.
+        Statistics in real units; inv_std is finite and at least 0, where 0 masks a voxel: its
+        token is 0 whatever the volume holds there.
     fill : float
         Real value of points more than half a voxel outside the volume; nearer ones take the edge's
         value.
     dtype : float32, float16 or bfloat16
         Type of the tokens.
-    impl : {"auto", "reference"}
-        Implementation.
-    out : (N, C) dtype, optional
+    impl : {"auto", "cuda", "cpu", "reference"}
+        Implementation. "cpu" is the native code, and what "auto" means for an array of the host;
+        "cuda" uploads it to the first GPU and downloads the tokens.
+    threads : int, optional
+        The native code uses no more than these, and fewer for little work; all cores if None.
+    kernels : path, optional
+        Folder of compiled kernels, such as BUNDLE/kernels; "cuda" needs one.
+    out : (N, C) or (B, N, C) dtype, optional
         Array to fill.
 
     Returns
     -------
-    tokens : (N, C) dtype
+    tokens : (N, C) or (B, N, C) dtype
 
     Raises
     ------
     TypeError, ValueError
         The message names the argument.
+    ImportError
+        The native code is not built, or cuda-python is missing; the message holds the command.
     """
-    if impl not in ("auto", *IMPLEMENTATIONS):
-        raise ValueError(
-            f"'impl' must be auto or one of {', '.join(IMPLEMENTATIONS)}; got {impl!r}"
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"'impl' must be one of {', '.join(IMPLEMENTATIONS)}; got {impl!r}")
+    if impl == "cuda":
+        if kernels is None:
+            raise ValueError("'kernels' must name a folder of compiled kernels, as BUNDLE/kernels")
+        from .launcher import resample_cuda
+
+        return resample_cuda(
+            volume,
+            geometry,
+            kernels=kernels,
+            model_to_source=model_to_source,
+            slope=slope,
+            inter=inter,
+            mean=mean,
+            inv_std=inv_std,
+            fill=fill,
+            dtype=dtype,
+            out=out,
         )
-    _check_volume(volume)
-    matrix = _checked_matrix(model_to_source, volume, geometry)
-    for name, number in (("slope", slope), ("inter", inter), ("fill", fill)):
-        if not np.isfinite(number):
-            raise ValueError(f"'{name}' must be finite; got {number}")
-    _check_statistics("mean", mean, geometry.shape)
-    _check_statistics("inv_std", inv_std, geometry.shape)
-    if inv_std is not None and inv_std.size and inv_std.min() < 0:
-        raise ValueError(f"'inv_std' must be at least 0; its least value is {inv_std.min()}")
-    out = _output(out, geometry.shape, np.dtype(dtype))
-    resample_reference(volume, geometry, matrix, slope, inter, mean, inv_std, fill, out)
-    return out
+    resampler = Resampler(
+        geometry, mean=mean, inv_std=inv_std, dtype=dtype, impl=impl, threads=threads
+    )
+    return resampler(
+        volume, model_to_source=model_to_source, slope=slope, inter=inter, fill=fill, out=out
+    )
 
 
-def _check_volume(volume: NDArray[Any]) -> None:
-    if volume.ndim != 3 or 0 in volume.shape:
-        raise ValueError(f"'volume' must have three axes, none empty; got shape {volume.shape}")
-    if volume.dtype.name not in VOLUME_TYPES or not volume.dtype.isnative:
-        raise TypeError(
-            f"'volume' must be {', '.join(VOLUME_TYPES)} in native byte order; got {volume.dtype}"
-        )
+class Resampler:
+    """`resample_patchify` for many volumes: what is the same for all of them is checked once.
 
+    On a GPU this is `launcher.CudaResampler`.
 
-def _checked_matrix(
-    matrix: NDArray[np.float64], volume: NDArray[Any], geometry: Geometry
-) -> NDArray[np.float64]:
-    matrix = np.asarray(matrix, np.float64)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-        raise ValueError(f"'model_to_source' must be a finite 4x4 matrix; got shape {matrix.shape}")
-    if not np.array_equal(matrix[3], (0, 0, 0, 1)):
-        raise ValueError(f"'model_to_source' must end with the row 0 0 0 1; got {matrix[3]}")
-    # a resize from or onto a single voxel collapses that axis, and is no mistake
-    flat = 1 in (*volume.shape, *geometry.grid)
-    if np.linalg.matrix_rank(matrix[:3, :3]) < 3 and not flat:
-        raise ValueError("'model_to_source' is singular: it maps the grid onto a plane or a line")
-    return matrix
+    Parameters
+    ----------
+    geometry, mean, inv_std, dtype, threads
+        As in `resample_patchify`. The statistics must not change afterwards.
+    impl : {"auto", "cpu", "reference"}
 
+    Raises
+    ------
+    TypeError, ValueError
+        The message names the argument.
+    ImportError
+        The native code is not built; the message holds the command.
+    """
 
-def _check_statistics(name: str, values: NDArray[Any] | None, shape: tuple[int, int]) -> None:
-    if values is None:
-        return
-    if values.shape != shape:
-        raise ValueError(f"'{name}' must have the shape {shape} of the tokens; got {values.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"'{name}' must be finite")
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        mean: NDArray[Any] | None = None,
+        inv_std: NDArray[Any] | None = None,
+        dtype: DTypeLike = np.float32,
+        impl: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        if impl not in ("auto", "cpu", "reference"):
+            raise ValueError(f"'impl' must be one of auto, cpu, reference; got {impl!r}")
+        check_threads(threads)
+        self.geometry = geometry
+        self._mean = checked_statistics("mean", mean, geometry.shape)
+        self._inv_std = checked_statistics("inv_std", inv_std, geometry.shape)
+        self._dtype = checked_type(dtype)
+        self._impl = impl
+        self._threads = threads
+        if impl != "reference":
+            native_code()  # that it is missing shows here, not at the first volume
 
-
-def _output(out: NDArray[Any] | None, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if dtype.name not in TOKEN_TYPES:
-        raise TypeError(f"'dtype' must be {', '.join(TOKEN_TYPES)}; got {dtype}")
-    if out is None:
-        return np.empty(shape, dtype)
-    if out.shape != shape or out.dtype != dtype:
-        raise ValueError(f"'out' must be {shape} {dtype}; got {out.shape} {out.dtype}")
-    return out
+    def __call__(
+        self,
+        volume: NDArray[Any],
+        *,
+        model_to_source: NDArray[np.float64],
+        slope: float = 1.0,
+        inter: float = 0.0,
+        fill: float = 0.0,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Tokens of one volume or of a batch; see `resample_patchify`."""
+        check_volume(volume, (3, 4))
+        matrix = checked_matrix(model_to_source, volume, self.geometry)
+        check_numbers(slope=slope, inter=inter, fill=fill)
+        out = checked_output(out, (*volume.shape[:-3], *self.geometry.shape), self._dtype)
+        batch, tokens = (volume, out) if volume.ndim == 4 else (volume[None], out[None])
+        arguments = (matrix, slope, inter, self._mean, self._inv_std, fill)
+        if self._impl == "reference":
+            for one, of_one in zip(batch, tokens, strict=True):
+                resample_reference(one, self.geometry, *arguments, of_one)
+        else:
+            resample_native(batch, self.geometry, *arguments, tokens, threads=self._threads)
+        return out

@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 
 from .geometry import Geometry
 
+REACH = 0.5 + 2**-16
+"""Voxels that the edge reaches outwards: half of one, and so little more that rounding does not
+decide about a point on the very limit."""
+
 
 def sample_trilinear(
     volume: NDArray[Any], points: NDArray[np.float64], slope: float, inter: float, fill: float
@@ -42,8 +46,8 @@ def sample_trilinear(
     for (i, wi), (j, wj), (k, wk) in itertools.product(x, y, z):
         flat = (i * volume.shape[1] + j) * volume.shape[2] + k
         samples += values[flat] * (wi * wj * wk)
-    far = np.array(volume.shape) - 0.5
-    outside = ((points < -0.5) | (points > far)).any(axis=-1)
+    far = np.array(volume.shape) - 1 + REACH
+    outside = ((points < -REACH) | (points > far)).any(axis=-1)
     return np.where(outside, fill, samples * slope + inter)
 
 
@@ -74,5 +78,5 @@ def resample_reference(
     if mean is not None:
         tokens -= mean
     if inv_std is not None:
-        tokens *= inv_std
+        tokens = np.where(inv_std > 0, tokens * inv_std, 0.0)  # masked even where it is NaN
     out[...] = np.where(geometry.in_grid, tokens, 0.0)

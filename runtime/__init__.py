@@ -1,5 +1,6 @@
 """Bundle and volume in, decoded brain out: NumPy, ONNX Runtime and llama.cpp, never torch."""
 
+from .chat import Chat
 from .decoder import Decoder
 from .errors import (
     BundleError,
@@ -10,21 +11,29 @@ from .errors import (
     ScansideError,
 )
 from .events import Done, Event, Image, Preview, Token
-from .result import AnsweredQuestion, Result
+from .generation import Generation
+from .reply import Reply
+from .result import AnsweredQuestion, Result, TokenScore
+from .sampling import Sampling
 
 __all__ = [
     "AnsweredQuestion",
     "BundleError",
+    "Chat",
     "CheckpointError",
     "Decoder",
     "DeviceError",
     "Done",
     "Event",
+    "Generation",
     "Image",
     "InputError",
     "MissingExtraError",
     "Preview",
+    "Reply",
     "Result",
+    "Sampling",
     "ScansideError",
     "Token",
+    "TokenScore",
 ]

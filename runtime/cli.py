@@ -32,6 +32,7 @@ class Verb:
 VERBS = {
     "demo": Verb(".commands.demo", "decode the shipped trials and write one HTML page"),
     "decode": Verb(".commands.decode", "decode one beta volume to text and pictures"),
+    "chat": Verb(".commands.chat", "a dialogue about one beta volume at a prompt"),
     "verify": Verb(".commands.verify", "check a bundle's hashes, then every stage's answers"),
     "doctor": Verb(".commands.doctor", "what would run where on this machine, and what is missing"),
     "export": Verb("..export.cli_export", "compile a checkpoint into a bundle", "export"),
@@ -39,6 +40,17 @@ VERBS = {
         "..export.reference.cli", "make the reference world and train its checkpoint", "export"
     ),
 }
+
+
+_FLAGS = {
+    "'deadline_s'": "--deadline",
+    "'max_tokens'": "--max-tokens",
+    "'tasks'": "--task",
+    "'top_k'": "--top-k",
+    "'top_p'": "--top-p",
+    **{f"'{n}'": f"--{n}" for n in ("ask", "device", "seed", "steps", "temperature", "threads")},
+}
+"""How an argument of the Python API, with which a message begins, is typed on the command line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,6 +123,12 @@ def _parser(name: str, module: ModuleType | None) -> argparse.ArgumentParser:
     return parser
 
 
+def as_typed(sentence: str) -> str:
+    """A message with the flag that was typed for the argument it begins with."""
+    argument, space, rest = sentence.partition(" ")
+    return _FLAGS.get(argument, argument) + space + rest
+
+
 def _failed(name: str, sentence: str) -> int:
-    print(f"scanside {name}: {sentence}", file=sys.stderr)
+    print(f"scanside {name}: {as_typed(sentence)}", file=sys.stderr)
     return 1

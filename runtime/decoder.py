@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
+from .chat import Chat
 from .clock import Clock, Costs
 from .decoding import Decoding
 from .devices import stage_devices
@@ -100,6 +101,7 @@ class Decoder:
         prompt: str = "written",
         index: int | None = None,
         ask: Iterable[str] = (),
+        token_log_probs: bool = False,
     ) -> Result:
         """Decode one volume.
 
@@ -123,6 +125,8 @@ class Decoder:
             Which volume of a 4-D source, from 0.
         ask : sequence of str
             Questions about the volume.
+        token_log_probs : bool
+            Keep the log-probability of every token, besides the mean of each text.
 
         Returns
         -------
@@ -142,6 +146,7 @@ class Decoder:
             prompt=prompt,
             index=index,
             ask=ask,
+            token_log_probs=token_log_probs,
         )
         *_, done = events
         assert isinstance(done, Done)
@@ -158,13 +163,13 @@ class Decoder:
         prompt: str = "written",
         index: int | None = None,
         ask: Iterable[str] = (),
+        token_log_probs: bool = False,
     ) -> Iterator[Event]:
         """Decode one volume, each answer as soon as it is there: preview, text, image, then Done.
 
         Parameters and errors are those of `decode`; wrong arguments are refused at the call.
         """
-        if self._closed:
-            raise InputError("the decoder is closed; open it again")
+        self._check_open()
         questions = (ask,) if isinstance(ask, str) else tuple(ask)
         request = Request(
             tasks=task_list(tasks),
@@ -173,6 +178,7 @@ class Decoder:
             steps=steps,
             seed=seed,
             deadline_s=deadline_s,
+            token_log_probs=token_log_probs,
         )
         clock = Clock(deadline_s)
         result = Result(
@@ -186,6 +192,38 @@ class Decoder:
         self._end_running("the decoder has gone on to another volume")
         self._running = decoding
         return decoding.events(tokens)
+
+    def chat(self, volume: VolumeSource, *, index: int | None = None) -> Chat:
+        """Begin a conversation about one volume, in memory of its own.
+
+        Parameters
+        ----------
+        volume : path, nibabel image, (array, affine), or (N, C) float array
+            As `decode` takes it.
+        index : int, optional
+            Which volume of a 4-D source, from 0.
+
+        Returns
+        -------
+        chat : Chat
+            It lives until it is closed, or the decoder is; other volumes may be decoded and talked
+            about meanwhile.
+
+        Raises
+        ------
+        InputError
+            A volume that cannot be used, or a bundle without a language model.
+        """
+        self._check_open()
+        language, clock = self.stages.need_language(), Clock(None)
+        tokens = self._normalised_tokens(volume, index, clock)
+        with clock.stage("encode"):
+            prefix = self.stages.encode(tokens)["prefix"][0]
+        with clock.stage("language"):
+            chat = Chat(language, prefix)
+        clock.mark("total")
+        chat.latency_ms = clock.latency_ms
+        return chat
 
     def tokens(self, volume: VolumeSource, index: int | None = None) -> NDArray[np.float32]:
         """Raw tokens of a volume, (N, C) float32, in the bundle's units and not normalised."""
@@ -207,6 +245,10 @@ class Decoder:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("the decoder is closed; open it again")
 
     def _end_running(self, why: str) -> None:
         if self._running:

@@ -43,12 +43,12 @@ class Decoding:
         self._clock = clock
         self._costs = costs
         self._written: dict[str, str] = {}
+        self._about_image: list[str] = []
         self._ended_by = ""
-        if request.needs_language and not stages.language:
-            raise InputError(
-                "this bundle has no language model, so it cannot write text; ask for the image "
-                "with prompt='none', or export the bundle with a language model"
-            )
+        if request.needs_language:
+            language = stages.need_language()
+            for question in request.ask:
+                language.first_turn(question)  # refused now, not after the texts before it
         if request.needs_pictures and not stages.pictures:
             raise InputError(
                 "this bundle has no diffusion model, so it makes no pictures; ask for text only"
@@ -75,13 +75,7 @@ class Decoding:
 
     def _events(self, tokens: Floats) -> Iterator[Event]:
         with self._clock.stage("encode"), self._costs.measured("encode"):
-            encoded = self._stages.encoder.run({"tokens": tokens[None]})
-        for name, values in encoded.items():
-            if not np.isfinite(values).all():
-                raise InputError(
-                    f"the encoder's {name} is not finite for this volume, whose normalised values "
-                    f"reach {np.abs(tokens).max():.1e}; check the volume's units"
-                )
+            encoded = self._stages.encode(tokens)
         pictures, language = self._stages.pictures, self._stages.language
         if pictures and "preview" in self._request.tasks:
             yield self._preview(pictures, encoded["latent"])
@@ -104,19 +98,24 @@ class Decoding:
         with self._clock.stage("language"), self._costs.measured("attend"):
             language.attend(prefix)
         for task in self._request.texts:
-            if task not in self._request.tasks and not self._leaves_time_for_image(task):
-                self._degrade(f"image: no text conditions it, for writing the {task} would be late")
+            asked = task in self._request.tasks
+            if not asked and not self._leaves_time_for_image(task):
+                self._about_image.append(
+                    f"image: no text conditions it, for writing the {task} would be late"
+                )
                 continue
             answer = language.answer(
                 language.instruction(task), task=task, deadline=self._text_deadline()
             )
             yield from self._answer(answer, task, task)
             self._written[task] = answer.text
-            if task in self._request.tasks:
+            self._note_cut(task, answer, asked=asked)
+            if asked:
                 self._keep(task, answer.text)
         for number, question in enumerate(self._request.ask):
             answer = language.answer(question, deadline=self._text_deadline())
             yield from self._answer(answer, "ask", f"ask_{number}", question)
+            self._note_cut(f"ask_{number}", answer, asked=True)
             self._result.answers.append(AnsweredQuestion(question, answer.text))
         self._clock.mark("until_text")
 
@@ -125,15 +124,32 @@ class Decoding:
     ) -> Iterator[Token]:
         for text in answer:
             yield Token(task, text, question)
-        if "language_first_token" not in self._clock.latency_ms:
-            prefilled = self._clock.latency_ms["language"]
-            self._clock.add("language_first_token", prefilled / 1e3 + answer.first_token_s)
         self._clock.add("language", answer.total_s)
+        if answer.mean_log_prob is None:
+            return
+        if "language_first_token" not in self._clock.latency_ms:
+            before = self._clock.latency_ms["language"] / 1e3 - answer.total_s
+            self._clock.add("language_first_token", before + answer.first_token_s)
         self._costs.learn("token", answer.token_s)
         self._costs.learn(f"text {task}", answer.total_s)
         self._result.log_prob[name] = answer.mean_log_prob
-        if answer.finish == "deadline":
-            self._degrade(f"{name}: cut after {len(answer.tokens)} tokens by the deadline")
+        if self._request.token_log_probs:
+            self._result.token_log_probs[name] = answer.scores
+
+    def _note_cut(self, name: str, answer: Answer, *, asked: bool) -> None:
+        """Say that the deadline cut a text; one that only the image needs matters only to it."""
+        if answer.finish != "deadline":
+            return
+        words = len(answer.text.split())
+        if asked and words:
+            plural = "" if words == 1 else "s"
+            self._degrade(f"{name}: cut after {words} word{plural} by the deadline")
+        elif asked:
+            self._degrade(f"{name}: left out, for the deadline came before its first word")
+        elif words:
+            self._about_image.append(f"image: the deadline cut the {name} that conditions it")
+        else:
+            self._about_image.append(f"image: no text conditions it, for the {name} would be late")
 
     def _keep(self, task: str, text: str) -> None:
         field = {"caption": "caption", "describe": "description", "prompt": "prompt"}[task]
@@ -150,6 +166,8 @@ class Decoding:
             return
         if steps < self._steps:
             self._degrade(f"image: {steps} of {self._steps} steps, for the deadline leaves no more")
+        for sentence in self._about_image:
+            self._degrade(sentence)
         with self._clock.stage("diffusion"):
             clean = self._denoised(pictures, clip, latent, steps)
         with self._clock.stage("vae"), self._costs.measured("vae"):
@@ -180,7 +198,6 @@ class Decoding:
         else:
             text = source
         self._result.image_prompt = text or None
-        self._result.prompt = self._result.prompt or self._result.image_prompt
         return text
 
     def _image_cost(self, pictures: Pictures, steps: int) -> float:

@@ -1,26 +1,25 @@
-"""Text about one volume: the prefix goes in once, every question is a fork of it.
-
-The KV cache holds two sequences. The trunk is `[BOS] before_prefix | prefix`; its first part is the
-same for every volume and is computed when the model opens. A question copies the trunk (no
-computation), adds its own tokens, and answers greedily.
-"""
+"""Text about one volume: the prefix goes in once, every text is a fork of it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .answer import Answer, Ends
+from .dialogue_template import DialogueTemplate
 from .errors import BundleError, InputError
-from .llama import KVType, LlamaModel
+from .generation import Generation
+from .llama import LlamaModel
+from .llama_cache import KVType, LlamaCache
 from .manifest import LanguageSpec
-from .text_stream import TextStream
+from .sampling import TokenChooser
+from .trunk import Trunk
 
-_TRUNK, _TURN = 0, 1
+_ARCHITECTURE = "llama"
 _DEFAULT_LIMIT = 64
+GREEDY = Generation()
 
 
 class LanguageModel:
@@ -44,33 +43,32 @@ class LanguageModel:
     """
 
     def __init__(self, path: Path, spec: LanguageSpec, *, threads: int, kv: KVType = "f16") -> None:
-        self._spec = spec
-        self._model = LlamaModel(path, context=spec.context, threads=threads, kv=kv)
+        self.spec = spec
+        self._threads = threads
+        self._kv: KVType = kv
+        self._model = LlamaModel(path)
         self.provider = self._model.provider
-        self._ready = False
-        begin = [self._model.begin] if spec.template.bos else []
-        self._head = begin + self._model.tokenize(spec.template.before_prefix)
         try:
             self._check(path)
-        except BundleError:
+            self.template = DialogueTemplate(spec.template, self._model)
+            self._check_room(path)
+            self._trunk = self.open_trunk()
+        except BaseException:
             self.close()
             raise
-        if self._head:
-            self._model.add_tokens(self._head, sequence=_TRUNK, position=0)
 
     def _check(self, path: Path) -> None:
-        spec, model = self._spec, self._model
+        spec, model = self.spec, self._model
+        architecture = model.metadata("general.architecture")
+        if architecture != _ARCHITECTURE:
+            raise BundleError(
+                f"{path} is of the architecture {architecture!r}; supported is {_ARCHITECTURE!r} "
+                "(Llama 2, Vicuna, Llama 3, 3.1, 3.2)"
+            )
         if model.width != spec.width:
             raise BundleError(
                 f"{path} takes embeddings of width {model.width}, the encoder gives {spec.width}; "
                 "export the bundle again"
-            )
-        if -1 in self._head:
-            raise BundleError(f"{path} has no token that begins a text, but the template wants one")
-        if len(self._head) + spec.prefix_length + 2 > spec.context:
-            raise BundleError(
-                f"{path}: a context of {spec.context} tokens has no room beside the prefix of "
-                f"{spec.prefix_length}; export the bundle again"
             )
         paired = model.metadata("scanside.projector_sha256")
         if paired != spec.projector_sha256:
@@ -79,35 +77,46 @@ class LanguageModel:
                 f"{spec.projector_sha256[:12]}; export the bundle again"
             )
 
+    def _check_room(self, path: Path) -> None:
+        spec = self.spec
+        if len(self.template.head) + spec.prefix_length + 2 > spec.context:
+            raise BundleError(
+                f"{path}: a context of {spec.context} tokens has no room beside the prefix of "
+                f"{spec.prefix_length}; export the bundle again"
+            )
+
+    def open_trunk(self, *, branches: int = 1) -> Trunk:
+        """A KV cache of its own, for one volume and so many texts that live at the same time."""
+        cache = LlamaCache(
+            self._model,
+            context=self.spec.context,
+            sequences=1 + branches,
+            apart=branches > 1,
+            threads=self._threads,
+            kv=self._kv,
+        )
+        return Trunk(cache, self.template.head, (self.spec.prefix_length, self.spec.width))
+
     def close(self) -> None:
-        """Free the model; may be called twice."""
+        """Free the model and everything that is open on it; may be called twice."""
         self._model.close()
 
     def attend(self, prefix: NDArray[np.float32]) -> None:
-        """Take a volume's prefix; questions are about it until the next one is taken.
+        """Take a volume's prefix; `answer` is about it until the next one is taken.
 
         Parameters
         ----------
         prefix : (M, d) float32
             Finite embeddings, as many and as wide as the manifest says.
         """
-        wanted = (self._spec.prefix_length, self._spec.width)
-        if prefix.shape != wanted or not np.isfinite(prefix).all():
-            raise InputError(f"'prefix' must be finite and of shape {wanted}; got {prefix.shape}")
-        self._ready = False
-        # the last turn shares the trunk's cells: freed with them, the next trunk lies where the
-        # last one did, and no answer depends, not even in its last bit, on the volume before
-        self._model.truncate(_TURN, 0)
-        self._model.truncate(_TRUNK, len(self._head))
-        self._model.add_embeddings(prefix, sequence=_TRUNK, position=len(self._head))
-        self._ready = True
+        self._trunk.attend(prefix)
 
     def instruction(self, task: str) -> str:
         """The bundle's instruction for a task: caption, describe or prompt."""
         try:
-            return self._spec.instructions[task]
+            return self.spec.instructions[task]
         except KeyError:
-            known = ", ".join(self._spec.instructions)
+            known = ", ".join(self.spec.instructions)
             raise InputError(
                 f"this bundle's language model has no task {task!r}; it knows {known}"
             ) from None
@@ -119,6 +128,7 @@ class LanguageModel:
         limit: int | None = None,
         task: str = "ask",
         deadline: float | None = None,
+        generation: Generation = GREEDY,
     ) -> Answer:
         """Answer an instruction about the volume last attended to.
 
@@ -127,9 +137,11 @@ class LanguageModel:
         instruction : str
             A question, or what `instruction` gives.
         limit : int, optional
-            Most tokens; by default what the bundle says for `task`.
+            Most tokens; by default what `generation` says, or else the bundle for `task`.
         deadline : float, optional
-            `time.perf_counter()` at which the answer ends, wherever it is.
+            `time.perf_counter()` at which the answer ends, at a whole word.
+        generation : Generation
+            Sampling, stop strings, grammar.
 
         Returns
         -------
@@ -139,118 +151,43 @@ class LanguageModel:
         Raises
         ------
         InputError
-            An empty instruction, or one longer than the context.
+            An empty instruction, one that forges a turn, or one longer than the context.
         """
-        if not instruction.strip():
-            raise InputError("the question is empty")
-        if not self._ready:
+        if not self._trunk.ready:
             raise InputError("there is no volume to talk about; attend to a prefix first")
-        template = self._spec.template
-        turn = template.after_prefix + template.first_turn.replace("{instruction}", instruction)
-        tokens = self._model.tokenize(turn)
-        start = len(self._head) + self._spec.prefix_length
-        room = self._model.context - start - 1
-        if len(tokens) > room:
+        prompt = self.first_turn(instruction)
+        ends = self.ends(task, generation, limit, deadline)
+        return Answer(self._trunk.branches[0], prompt, self.chooser(generation), ends)
+
+    def first_turn(self, question: str) -> list[int]:
+        """Token ids from the end of the prefix to the beginning of an answer.
+
+        Raises
+        ------
+        InputError
+            As `answer` does.
+        """
+        prompt = self.template.first_turn(question)
+        room = self.spec.context - len(self._trunk) - 1
+        if len(prompt) > room:
             raise InputError(
-                f"the question has {len(tokens)} tokens; beside the volume's prefix the context of "
-                f"{self._model.context} leaves room for {room}"
+                f"the question has {len(prompt)} tokens; beside the volume's prefix the context of "
+                f"{self.spec.context} leaves room for {room}; ask a shorter one"
             )
-        limit = limit or self._spec.max_tokens.get(task, _DEFAULT_LIMIT)
-        return Answer(self._model, tokens, start, limit, template.stop, deadline)
+        return prompt
 
-
-class Answer:
-    """A greedy answer; iterate once to receive its text piece by piece."""
-
-    def __init__(
+    def ends(
         self,
-        model: LlamaModel,
-        prompt: list[int],
-        start: int,
-        limit: int,
-        stop: tuple[str, ...],
-        deadline: float | None,
-    ) -> None:
-        self._model = model
-        self._prompt = prompt
-        self._start = start
-        self._limit = limit
-        self._deadline = deadline
-        self._stream = TextStream(stop)
-        self.tokens: list[int] = []
-        """Ids chosen so far, the end token included."""
-        self.log_probs: list[float] = []
-        """Natural log-probability of each of `tokens`."""
-        self.finish = ""
-        """Why it ended: end, stop (a stop string), length, context, or deadline."""
-        self.first_token_s = float("nan")
-        """Seconds from the beginning of the iteration to the first token's choice."""
-        self.total_s = float("nan")
-        """Seconds of the whole answer."""
+        task: str,
+        generation: Generation,
+        limit: int | None = None,
+        deadline: float | None = None,
+    ) -> Ends:
+        """Where an answer to a task ends."""
+        limit = limit or generation.max_tokens or self.spec.max_tokens.get(task, _DEFAULT_LIMIT)
+        stop = (*self.spec.template.stop, *generation.stop)
+        return Ends(limit=limit, stop=stop, deadline=deadline)
 
-    def __iter__(self) -> Iterator[str]:
-        began = time.perf_counter()
-        model, position = self._model, self._start + len(self._prompt)
-        model.fork(_TRUNK, _TURN)
-        model.add_tokens(self._prompt, sequence=_TURN, position=self._start)
-        while not self.finish:
-            token = self._choose()
-            if len(self.tokens) == 1:
-                self.first_token_s = time.perf_counter() - began
-            yield from self._shown(model.piece(token) if not model.ends(token) else b"")
-            self.finish = self._reason(token, position)
-            if not self.finish:
-                model.add_tokens([token], sequence=_TURN, position=position)
-                position += 1
-        self.total_s = time.perf_counter() - began
-        rest = self._stream.finish()
-        if rest:
-            yield rest
-
-    def _choose(self) -> int:
-        logits = self._model.logits()
-        token = int(logits.argmax())
-        largest = logits[token]
-        self.tokens.append(token)
-        self.log_probs.append(-float(np.log(np.exp(logits - largest).sum())))
-        return token
-
-    def _shown(self, piece: bytes) -> Iterator[str]:
-        text = self._stream.push(piece)
-        if text:
-            yield text
-
-    def _reason(self, token: int, position: int) -> str:
-        if self._model.ends(token):
-            return "end"
-        if self._stream.stopped:
-            return "stop"
-        if len(self.tokens) >= self._limit:
-            return "length"
-        if position >= self._model.context:
-            return "context"
-        if self._deadline is not None and time.perf_counter() >= self._deadline:
-            return "deadline"
-        return ""
-
-    def read(self) -> str:
-        """The whole text, waiting for it."""
-        for _ in self:
-            pass
-        return self.text
-
-    @property
-    def text(self) -> str:
-        """The text so far; an answer that its deadline ended stops at a whole word."""
-        text = self._stream.text
-        return text.rpartition(" ")[0] if self.finish == "deadline" else text
-
-    @property
-    def token_s(self) -> float:
-        """Mean seconds of a token after the first."""
-        return (self.total_s - self.first_token_s) / max(len(self.tokens) - 1, 1)
-
-    @property
-    def mean_log_prob(self) -> float:
-        """Mean natural log-probability of the tokens, a measure of the model's confidence."""
-        return float(np.mean(self.log_probs))
+    def chooser(self, generation: Generation) -> TokenChooser:
+        """What chooses the tokens of one answer."""
+        return TokenChooser(self._model, generation.sampling, generation.rules)

@@ -67,7 +67,7 @@ class EncoderSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateSpec:
-    """How a dialogue is written around the prefix; every piece is tokenised by itself."""
+    """How a dialogue is written around the prefix; every turn is tokenised by itself."""
 
     bos: bool
     before_prefix: str
@@ -77,6 +77,8 @@ class TemplateSpec:
     answer: str
     stop: tuple[str, ...]
     """Strings that end an answer; the end-of-text token always does."""
+    specials: tuple[str, ...] = ()
+    """Special tokens in the pieces above; nowhere else is a text taken for one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +125,16 @@ class DiffusionSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KernelSpec:
+    """The compiled kernels."""
+
+    contract: str
+    """File with their launch contract; the binaries lie beside it."""
+    targets: tuple[str, ...]
+    """GPU architectures that there is code for, and ptx for later ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileSpec:
     """What a file must be."""
 
@@ -155,6 +167,7 @@ class Manifest:
     encoders: tuple[EncoderSpec, ...]
     language: LanguageSpec | None
     diffusion: DiffusionSpec | None
+    kernels: KernelSpec | None
     files: dict[str, FileSpec]
     golden: GoldenSpec | None
     raw: Json

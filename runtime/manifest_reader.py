@@ -18,6 +18,7 @@ from .manifest import (
     GridSpec,
     InputSpec,
     Json,
+    KernelSpec,
     LanguageSpec,
     Manifest,
     Shape,
@@ -147,6 +148,7 @@ def read_manifest(document: Any) -> Manifest:
         encoders=tuple(_encoder(_Fields(e, f"encoders[{i}]")) for i, e in enumerate(encoders)),
         language=_language(top.object("language")) if "language" in top else None,
         diffusion=_diffusion(top.object("diffusion")) if "diffusion" in top else None,
+        kernels=_kernels(top.object("kernels")) if "kernels" in top else None,
         files={
             name: FileSpec(sha256=f.text("sha256"), size_bytes=f.whole("bytes", 0))
             for name, f in (
@@ -197,7 +199,6 @@ def _tensors(fields: _Fields, key: str) -> dict[str, TensorSpec]:
 
 
 def _language(fields: _Fields) -> LanguageSpec:
-    template = fields.object("template")
     return LanguageSpec(
         file=fields.text("file"),
         quantization=fields.text("quantization"),
@@ -207,15 +208,25 @@ def _language(fields: _Fields) -> LanguageSpec:
         instructions=fields.texts("instructions"),
         max_tokens=fields.wholes("max_tokens"),
         projector_sha256=fields.text("projector_sha256"),
-        template=TemplateSpec(
-            bos=template.flag("bos"),
-            before_prefix=template.text("before_prefix"),
-            after_prefix=template.text("after_prefix"),
-            first_turn=template.text("first_turn"),
-            next_turn=template.text("next_turn"),
-            answer=template.text("answer"),
-            stop=template.strings("stop"),
-        ),
+        template=_template(fields.object("template")),
+    )
+
+
+def read_template(document: Any) -> TemplateSpec:
+    """Check a dialogue template; raises as `read_manifest` does."""
+    return _template(_Fields(document, "template"))
+
+
+def _template(fields: _Fields) -> TemplateSpec:
+    return TemplateSpec(
+        bos=fields.flag("bos"),
+        before_prefix=fields.text("before_prefix"),
+        after_prefix=fields.text("after_prefix"),
+        first_turn=fields.text("first_turn"),
+        next_turn=fields.text("next_turn"),
+        answer=fields.text("answer"),
+        stop=fields.strings("stop"),
+        specials=fields.strings("specials") if "specials" in fields else (),
     )
 
 
@@ -247,6 +258,10 @@ def _diffusion(fields: _Fields) -> DiffusionSpec:
             f"{', '.join(map(str, spec.schedules[spec.schedule]))}"
         )
     return spec
+
+
+def _kernels(fields: _Fields) -> KernelSpec:
+    return KernelSpec(contract=fields.text("contract"), targets=fields.strings("targets"))
 
 
 def _golden(fields: _Fields) -> GoldenSpec:

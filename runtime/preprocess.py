@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import Geometry, resample_patchify, resize_matrix
-from .errors import BundleError, InputError
+from ..kernels import Geometry, Resampler, resize_matrix
+from .errors import BundleError, InputError, MissingExtraError
 from .manifest import EncoderSpec
 from .volume import Volume
 
@@ -27,14 +27,23 @@ class Preprocessor:
         active (N,) int64; mean and inv_std (N, C) where the normalisation is "voxel".
     scale : float
         Turns the values of a volume into the units of the bundle.
+    threads : int
+        CPU threads; fewer are used where a volume is too little work for them.
 
     Raises
     ------
     BundleError
         Arrays that do not fit the geometry.
+    MissingExtraError
+        The native code is not built.
     """
 
-    def __init__(self, spec: EncoderSpec, arrays: Mapping[str, NDArray[Any]], scale: float) -> None:
+    provider = "native C"
+    """What makes the tokens."""
+
+    def __init__(
+        self, spec: EncoderSpec, arrays: Mapping[str, NDArray[Any]], scale: float, threads: int = 1
+    ) -> None:
         grid = spec.geometry
         self._grid = grid
         self._scale = scale
@@ -56,10 +65,14 @@ class Preprocessor:
                 f"{spec.arrays} makes tokens of shape {self.geometry.shape}, but {spec.file} takes "
                 f"{spec.inputs['tokens'].shape[1:]}; export the bundle again"
             )
-        self._mean, self._inv_std = (
-            arrays[name].astype(np.float32) if name in wanted else None
-            for name in ("mean", "inv_std")
-        )
+        statistics = {name: arrays[name] for name in wanted if name != "active"}
+        try:
+            self._raw = Resampler(self.geometry, impl="cpu", threads=threads)
+            self._normalised = Resampler(self.geometry, **statistics, impl="cpu", threads=threads)
+        except ValueError as exc:
+            raise BundleError(f"{spec.arrays}: {exc}; export the bundle again") from exc
+        except ImportError as exc:
+            raise MissingExtraError(str(exc)) from exc
         self._voxels = self.geometry.voxels[self.geometry.in_grid]  # (V, 3)
         self._last: tuple[tuple[int, ...], bytes, Matrix] | None = None
 
@@ -82,16 +95,13 @@ class Preprocessor:
             The volume does not overlap the active part of the model grid, or its values become
             infinite once scaled and normalised.
         """
-        with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
-            tokens = resample_patchify(
-                volume.data,
-                self.geometry,
-                model_to_source=self.model_to_source(volume),
-                slope=volume.slope * self._scale,
-                inter=volume.inter * self._scale,
-                mean=self._mean if normalised else None,
-                inv_std=self._inv_std if normalised else None,
-            )
+        resample = self._normalised if normalised else self._raw
+        tokens = resample(
+            volume.data,
+            model_to_source=self.model_to_source(volume),
+            slope=volume.slope * self._scale,
+            inter=volume.inter * self._scale,
+        )
         if not np.isfinite(tokens).all():
             raise InputError(
                 f"{volume.name}: its values become infinite with slope {volume.slope:g}, intercept "

@@ -26,6 +26,8 @@ class Request:
     seed: int = 0
     deadline_s: float | None = None
     """Seconds from the call to the last answer."""
+    token_log_probs: bool = False
+    """Whether the result keeps the log-probability of every token."""
 
     def __post_init__(self) -> None:
         for task in self.tasks:

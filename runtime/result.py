@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,16 @@ class AnsweredQuestion:
     answer: str
 
 
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """One token of a text and how sure the model was of it."""
+
+    token: str
+    """Its text; part of a character is shown as U+FFFD, the end of the text as nothing."""
+    log_prob: float
+    """Natural logarithm of its probability, given all before it."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Result:
     """A decoded volume; what was not asked for is None."""
@@ -27,7 +37,7 @@ class Result:
     caption: str | None = None
     description: str | None = None
     prompt: str | None = None
-    """The written prompt if it was asked for, else what conditioned the picture."""
+    """The prompt that the language model wrote."""
     image_prompt: str | None = None
     """The text that conditioned the picture; None for none."""
     answers: list[AnsweredQuestion] = field(default_factory=list[AnsweredQuestion])
@@ -37,6 +47,10 @@ class Result:
     """(H, W, 3) RGB."""
     log_prob: dict[str, float] = field(default_factory=dict[str, float])
     """Mean natural log-probability of each text's tokens, by task; questions are ask_0, ask_1."""
+    token_log_probs: dict[str, tuple[TokenScore, ...]] = field(
+        default_factory=dict[str, tuple[TokenScore, ...]]
+    )
+    """Every token of each text, by the same names; empty unless asked for."""
     latency_ms: dict[str, float] = field(default_factory=dict[str, float])
     """Wall time of each stage; until_* and total count from the volume's arrival."""
     placement: dict[str, str] = field(default_factory=dict[str, str])
@@ -63,6 +77,11 @@ class Result:
             "description": self.description,
             "prompt": self.prompt,
             "answers": [{"question": a.question, "answer": a.answer} for a in self.answers] or None,
+            "log_prob": {name: rounded(mean) for name, mean in self.log_prob.items()} or None,
+            "token_log_probs": {
+                name: scores_as_dicts(scores) for name, scores in self.token_log_probs.items()
+            }
+            or None,
             **(files or {}),
             "latency_ms": {stage: round(ms, 3) for stage, ms in self.latency_ms.items()},
             "placement": self.placement,
@@ -73,3 +92,13 @@ class Result:
             "bundle": self.bundle,
         }
         return {key: value for key, value in document.items() if value is not None}
+
+
+def scores_as_dicts(scores: Iterable[TokenScore]) -> list[dict[str, Any]]:
+    """Tokens and log-probabilities as JSON holds them."""
+    return [{"token": one.token, "log_prob": rounded(one.log_prob)} for one in scores]
+
+
+def rounded(log_prob: float) -> float:
+    """Four decimals, and no minus before a zero."""
+    return round(log_prob, 4) + 0.0

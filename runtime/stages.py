@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .clock import Costs
@@ -16,6 +17,8 @@ from .manifest import DiffusionSpec, EncoderSpec, TensorSpec
 from .preprocess import Preprocessor
 from .prompt import PromptEncoder
 from .reconstruction import Condition, Reconstruction
+
+Floats = NDArray[np.float32]
 
 MOST_THREADS = 512
 """ggml's own limit, GGML_MAX_N_THREADS."""
@@ -38,6 +41,32 @@ class Stages:
     language: LanguageModel | None
     pictures: Pictures | None
     placement: dict[str, str]
+
+    def encode(self, tokens: Floats) -> dict[str, Floats]:
+        """The encoder's outputs for normalised tokens, (N, C) float32.
+
+        Raises
+        ------
+        InputError
+            An output that is not finite.
+        """
+        encoded = self.encoder.run({"tokens": tokens[None]})
+        for name, values in encoded.items():
+            if not np.isfinite(values).all():
+                raise InputError(
+                    f"the encoder's {name} is not finite for this volume, whose normalised values "
+                    f"reach {np.abs(tokens).max():.1e}; check the volume's units"
+                )
+        return encoded
+
+    def need_language(self) -> LanguageModel:
+        """The language model; an InputError where the bundle has none."""
+        if not self.language:
+            raise InputError(
+                "this bundle has no language model, so it cannot write text; ask for the image "
+                "with the prompt 'none', or export the bundle with a language model"
+            )
+        return self.language
 
     def close(self) -> None:
         """Free what Python does not free by itself; may be called twice."""
@@ -66,10 +95,11 @@ def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Sta
     if not 1 <= threads <= MOST_THREADS:
         raise InputError(f"'threads' must be 1 to {MOST_THREADS}; got {threads}")
     spec = bundle.manifest.encoder
-    preprocessor = Preprocessor(spec, bundle.arrays(spec.arrays), bundle.manifest.input.scale)
+    arrays, scale = bundle.arrays(spec.arrays), bundle.manifest.input.scale
+    preprocessor = Preprocessor(spec, arrays, scale, threads)
     encoder = open_engine("encoder", bundle, spec.file, devices, threads)
     check_contract(encoder, spec.inputs, spec.outputs)
-    placement = {"preprocess": "NumPy", "encoder": encoder.provider}
+    placement = {"preprocess": preprocessor.provider, "encoder": encoder.provider}
     pictures = None
     if bundle.manifest.diffusion:
         pictures = _open_pictures(bundle, bundle.manifest.diffusion, devices, threads, placement)

@@ -46,11 +46,13 @@ def tiny_bundle(
 
 def _exporter_identity() -> str:
     import scanside.export
+    import scanside.kernels
 
     digest = hashlib.sha256()
-    sources = [p for folder in scanside.export.__path__ for p in Path(folder).glob("*.py")]
+    folders = [*scanside.export.__path__, *scanside.kernels.__path__]
+    sources = [path for folder in folders for path in Path(folder).glob("*.py")]
     for path in sorted(sources):
         digest.update(path.read_bytes())
-    for package in ("torch", "onnx", "onnxscript", "diffusers", "transformers", "gguf"):
+    for package in ("torch", "onnx", "onnxscript", "diffusers", "transformers", "gguf", "triton"):
         digest.update(version(package).encode())
     return digest.hexdigest()[:16]

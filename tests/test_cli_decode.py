@@ -57,8 +57,9 @@ def test_json_is_one_object_with_the_promised_keys(
     assert document == json.loads((out / "result.json").read_text())
     assert set(document) == {
         *("caption", "description", "prompt", "answers", "image", "preview", "latency_ms"),
-        *("placement", "device", "steps", "seed", "degraded", "bundle"),
+        *("placement", "device", "steps", "seed", "degraded", "bundle", "log_prob"),
     }
+    assert set(document["log_prob"]) == {"caption", "describe", "prompt", "ask_0", "ask_1"}
     assert [turn["question"] for turn in document["answers"]] == ["One?", "Two?"]
     assert {
         *("load", "preprocess", "encode", "language_first_token", "language", "diffusion", "vae"),
@@ -74,6 +75,28 @@ def test_keys_that_were_not_asked_for_are_left_out(
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     document = json.loads(capsys.readouterr().out)
     assert {"image", "preview", "prompt", "description", "answers", "steps"}.isdisjoint(document)
+    assert "token_log_probs" not in document
+
+
+def test_a_picture_alone_brings_no_text(
+    tiny_bundle: Path, volume: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["decode", str(tiny_bundle), str(volume), "--task", "image", "--json", "--steps", "1"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {"caption", "prompt", "description", "answers"}.isdisjoint(document)
+
+
+def test_log_probabilities_of_tokens_can_be_asked_for(
+    tiny_bundle: Path, volume: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["decode", str(tiny_bundle), str(volume), "--task", "caption", "--json"]
+    assert main([*words, "--token-log-probs", "--out", str(tmp_path / "out")]) == 0
+    document = json.loads(capsys.readouterr().out)
+    tokens = document["token_log_probs"]["caption"]
+    mean = np.mean([one["log_prob"] for one in tokens])
+    # each number is rounded to four decimals
+    assert mean == pytest.approx(document["log_prob"]["caption"], abs=1e-4)
 
 
 def test_pictures_say_where_they_come_from(
@@ -178,7 +201,9 @@ def test_wrong_usage_is_exit_2(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--steps", "3"], "'steps' must be one of 1, 2, 4, 8"),
+        (["--steps", "3"], "--steps must be one of 1, 2, 4, 8"),
+        (["--deadline", "0"], "--deadline must be above 0 seconds; got 0.0"),
+        (["--device", "tpu"], "--device must be one of cpu, cuda, rtx, tensorrt; got 'tpu'"),
         (["--index", "2"], "has no volume 2; it holds 1"),
         (["--device", "cuda"], "device 'cuda' was asked for"),
         (["--ask", " "], "empty question"),

@@ -113,7 +113,7 @@ def test_events_come_in_the_order_preview_text_image_done(decoder: Decoder, volu
         for task in ("caption", "prompt", "ask")
     }
     assert pieces["caption"] == result.caption
-    assert pieces["prompt"] == result.prompt
+    assert pieces["prompt"] == result.image_prompt
     assert pieces["ask"] == result.answers[0].answer
     assert result.answers[0].question == "Where is it?"
     assert set(result.log_prob) == {"caption", "prompt", "ask_0"}
@@ -133,9 +133,12 @@ def test_what_conditions_the_image(decoder: Decoder, volume: Path):
     none = decoder.decode(volume, "image", prompt="none")
     given = decoder.decode(volume, "image", prompt="a red circle")
     golden = decoder.bundle.manifest.golden.texts
-    assert written.prompt == golden["prompt"]
-    assert (by_caption.prompt, by_caption.caption) == (golden["caption"], None)
-    assert (none.prompt, given.prompt) == (None, "a red circle")
+    assert written.image_prompt == golden["prompt"]
+    assert by_caption.image_prompt == golden["caption"]
+    assert (none.image_prompt, given.image_prompt) == (None, "a red circle")
+    # only the picture was asked for
+    for result in (written, by_caption, none, given):
+        assert (result.prompt, result.caption) == (None, None)
     assert "language" not in none.latency_ms
     assert not np.array_equal(none.image, given.image)
 
@@ -162,7 +165,7 @@ def test_latency_adds_up_and_says_when_each_answer_was_there(decoder: Decoder, v
 
 def test_placement_names_what_executes_each_stage(decoder: Decoder, volume: Path):
     assert decoder.decode(volume, "preview").placement == {
-        "preprocess": "NumPy",
+        "preprocess": "native C",
         "encoder": "CPUExecutionProvider",
         "language": "llama.cpp CPU",
         "prompt_encoder": "CPUExecutionProvider",
@@ -197,7 +200,7 @@ def test_without_time_for_the_prompt_none_is_used_and_reported(
 ):
     with_costs(decoder, monkeypatch, **{"text prompt": 1000})
     result = decoder.decode(volume, "image", deadline_s=100)
-    assert result.prompt is None
+    assert result.image_prompt is None
     assert result.image is not None
     assert result.degraded == ["image: no text conditions it, for writing the prompt would be late"]
 
@@ -215,9 +218,44 @@ def test_without_time_for_any_step_the_preview_stands_in(
     assert result.degraded[0].startswith("image: left out")
 
 
-def test_a_text_that_the_deadline_cuts_says_so(decoder: Decoder, volume: Path):
+def test_a_text_that_the_deadline_leaves_out_says_so(decoder: Decoder, volume: Path):
     result = decoder.decode(volume, "caption", deadline_s=1e-6)
-    assert result.degraded == ["caption: cut after 1 tokens by the deadline"]
+    assert result.caption == ""
+    assert result.degraded == ["caption: left out, for the deadline came before its first word"]
+    assert result.log_prob == {}
+    assert "language_first_token" not in result.latency_ms
+
+
+def test_a_deadline_that_leaves_out_everything_says_each_thing_once(
+    decoder: Decoder, volume: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What would have conditioned a picture that is not made is of no interest."""
+    with_costs(decoder, monkeypatch, step=1000)
+    result = decoder.decode(volume, ("caption", "image"), deadline_s=1)
+    assert [sentence.partition(",")[0] for sentence in result.degraded] == [
+        "caption: left out",
+        "image: left out",
+    ]
+
+
+@pytest.mark.parametrize(("words", "sentence"), [(1, "after 1 word by"), (3, "after 3 words by")])
+def test_a_text_that_the_deadline_cuts_says_so(
+    decoder: Decoder, volume: Path, monkeypatch: pytest.MonkeyPatch, words: int, sentence: str
+):
+    from scanside.runtime.answer import Answer
+
+    monkeypatch.setattr(Answer, "_late", lambda self: len(self.text.split()) >= words)
+    result = decoder.decode(volume, "caption", deadline_s=600)
+    assert len(result.caption.split()) == words
+    assert result.degraded == [f"caption: cut {sentence} the deadline"]
+
+
+def test_every_token_has_its_log_probability_if_asked_for(decoder: Decoder, volume: Path):
+    result = decoder.decode(volume, "caption", ask=["Why?"], token_log_probs=True)
+    assert set(result.token_log_probs) == {"caption", "ask_0"} == set(result.log_prob)
+    for name, scores in result.token_log_probs.items():
+        assert np.mean([s.log_prob for s in scores]) == pytest.approx(result.log_prob[name])
+    assert decoder.decode(volume, "caption").token_log_probs == {}
 
 
 def test_a_prompt_that_is_too_long_is_cut_and_reported(decoder: Decoder, volume: Path):

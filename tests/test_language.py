@@ -5,14 +5,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import gguf as gguf_format
 import numpy as np
 import pytest
 import torch
 
+from scanside.runtime.answer import Answer
 from scanside.runtime.bundle import Bundle
-from scanside.runtime.errors import BundleError, InputError
-from scanside.runtime.language import Answer, LanguageModel
+from scanside.runtime.errors import BundleError, InputError, ScansideError
+from scanside.runtime.generation import Generation
+from scanside.runtime.language import LanguageModel
 from scanside.runtime.llama import LlamaModel
+from scanside.runtime.llama_cache import LlamaCache
 from scanside.runtime.manifest import LanguageSpec
 
 QUESTIONS = ("Describe the image concisely.", "What colour is the circle, and where is it?", "Why?")
@@ -37,6 +41,19 @@ def gguf(bundle: Bundle, spec: LanguageSpec) -> Path:
 @pytest.fixture(scope="module")
 def language(gguf: Path, spec: LanguageSpec) -> Iterator[LanguageModel]:
     model = LanguageModel(gguf, spec, threads=1, kv="f32")
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def reference() -> Iterator[LanguageModel]:
+    """The shipped model, attending to the shipped golden volume."""
+    bundle = Bundle.open("reference")
+    spec, golden = bundle.manifest.language, bundle.manifest.golden
+    assert spec is not None
+    assert golden is not None
+    model = LanguageModel(bundle.path(spec.file), spec, threads=1)
+    model.attend(bundle.arrays(golden.outputs)["prefix"][0])
     yield model
     model.close()
 
@@ -113,13 +130,13 @@ def test_the_prefix_is_computed_once_for_all_questions(
     language: LanguageModel, spec: LanguageSpec, monkeypatch: pytest.MonkeyPatch
 ):
     rows: list[int] = []
-    truth = LlamaModel.add_embeddings
+    truth = LlamaCache.add_embeddings
 
-    def counted(self: LlamaModel, embeddings: np.ndarray, **place: int) -> None:
+    def counted(self: LlamaCache, embeddings: np.ndarray, **place: int) -> None:
         rows.append(len(embeddings))
         truth(self, embeddings, **place)
 
-    monkeypatch.setattr(LlamaModel, "add_embeddings", counted)
+    monkeypatch.setattr(LlamaCache, "add_embeddings", counted)
     language.attend(random_prefix(spec, 0))
     for question in QUESTIONS:
         language.answer(question, limit=3).read()
@@ -161,12 +178,37 @@ def test_a_stop_string_ends_the_answer(gguf: Path, spec: LanguageSpec):
     model.close()
 
 
-def test_a_passed_deadline_ends_the_answer_at_once(language: LanguageModel, spec: LanguageSpec):
+def test_a_stop_string_of_the_caller_ends_the_answer(language: LanguageModel, spec: LanguageSpec):
+    language.attend(random_prefix(spec, 0))
+    text = language.answer(QUESTIONS[0], limit=20).read()
+    stop = text[6:9]
+    answer = language.answer(QUESTIONS[0], limit=20, generation=Generation(stop=(stop,)))
+    assert answer.read() == text[: text.index(stop)].rstrip()
+    assert answer.finish == "stop"
+
+
+def test_after_a_passed_deadline_nothing_is_computed(language: LanguageModel, spec: LanguageSpec):
     language.attend(random_prefix(spec, 0))
     answer = language.answer(QUESTIONS[0], deadline=0.0)
-    answer.read()
+    assert answer.read() == ""
     assert answer.finish == "deadline"
-    assert len(answer.tokens) == 1
+    assert (answer.tokens, answer.mean_log_prob) == ([], None)
+
+
+@pytest.mark.parametrize("tokens", range(1, 8))
+def test_a_deadline_ends_the_text_at_a_word(
+    reference: LanguageModel, monkeypatch: pytest.MonkeyPatch, tokens: int
+):
+    """The clock strikes after so many tokens; what was streamed is the text, cut behind a word."""
+    whole = reference.answer(reference.instruction("describe"), task="describe").read()
+    left = iter([0.0] * tokens + [1.0])
+    answer = reference.answer(reference.instruction("describe"), task="describe", deadline=1.0)
+    monkeypatch.setattr(answer, "_late", lambda: next(left) >= 1.0)
+    pieces = list(answer)
+    assert "".join(pieces) == answer.text
+    assert answer.finish == "deadline"
+    # each word of the shipped vocabulary is a token; the last one might have gone on
+    assert answer.text.split() == whole.split()[: tokens - 1]
 
 
 def test_a_full_context_ends_the_answer_and_not_the_process(gguf: Path, spec: LanguageSpec):
@@ -230,6 +272,38 @@ def test_a_context_without_room_for_a_question_is_refused(gguf: Path, spec: Lang
         LanguageModel(gguf, replace(spec, context=16), threads=1)
 
 
+def test_a_context_that_no_memory_holds_is_refused(gguf: Path, spec: LanguageSpec):
+    with pytest.raises(BundleError, match="is more than llama.cpp can count"):
+        LanguageModel(gguf, replace(spec, context=2**40), threads=1)
+
+
+def test_a_gguf_of_another_architecture_is_refused(gguf: Path, spec: LanguageSpec, tmp_path: Path):
+    path = as_qwen2(gguf, tmp_path / "qwen2.gguf")
+    with pytest.raises(BundleError, match=r"architecture 'qwen2'; supported is 'llama' \(Llama 2,"):
+        LanguageModel(path, spec, threads=1)
+
+
+def as_qwen2(source: Path, path: Path) -> Path:
+    """A Llama's weights as a Qwen 2, which differs in nothing but biases, here zero."""
+    reader = gguf_format.GGUFReader(source)
+    writer = gguf_format.GGUFWriter(path, "qwen2")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            name = field.name.replace("llama.", "qwen2.", 1)
+            inner = field.types[1] if len(field.types) > 1 else None
+            writer.add_key_value(name, field.contents(), field.types[0], sub_type=inner)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+        if ".attn_q." in tensor.name or ".attn_k." in tensor.name or ".attn_v." in tensor.name:
+            bias = np.zeros(tensor.data.shape[0], np.float32)
+            writer.add_tensor(tensor.name.replace("weight", "bias"), bias)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path, spec: LanguageSpec):
     (tmp_path / "a.gguf").write_bytes(b"GGUF" + bytes(1000))
     with pytest.raises(BundleError, match="llama.cpp cannot load it"):
@@ -242,6 +316,53 @@ def test_a_truncated_gguf_is_refused(tmp_path: Path, gguf: Path, spec: LanguageS
         file.truncate(gguf.stat().st_size // 2)
     with pytest.raises(BundleError, match="llama.cpp cannot load it"):
         LanguageModel(tmp_path / "a.gguf", spec, threads=1)
+
+
+def test_no_model_stays_open_when_it_does_not_fit(
+    gguf: Path, spec: LanguageSpec, monkeypatch: pytest.MonkeyPatch
+):
+    closed: list[LlamaModel] = []
+    truth = LlamaModel.close
+    monkeypatch.setattr(LlamaModel, "close", lambda self: (closed.append(self), truth(self)))
+    # the head alone is longer than llama.cpp's batch: found while it is computed
+    template = replace(spec.template, before_prefix="word " * 600)
+    for wrong in (replace(spec, width=512), replace(spec, template=template, prefix_length=1)):
+        with pytest.raises(BundleError):
+            LanguageModel(gguf, wrong, threads=1)
+        with pytest.raises(InputError, match="the language model is closed"):
+            closed.pop().tokenize("a")
+
+
+def test_everything_that_would_end_the_process_is_an_error(gguf: Path, spec: LanguageSpec):
+    model = LlamaModel(gguf)
+    cache = LlamaCache(model, context=64, threads=1)
+    rows = np.zeros((65, spec.width), np.float32)
+    with pytest.raises(ScansideError, match="has no logits; add tokens before reading them"):
+        cache.logits()
+    with pytest.raises(InputError, match="65 tokens at position 0 do not fit"):
+        cache.add_embeddings(rows, sequence=0, position=0)
+    with pytest.raises(InputError, match=r"must be \(n, 256\), as wide as the language model"):
+        cache.add_embeddings(rows[:4, 1:], sequence=0, position=0)
+    with pytest.raises(InputError, match="2 tokens at position 63 do not fit"):
+        cache.add_tokens([5, 6], sequence=0, position=63)
+    with pytest.raises(ScansideError, match="llama.cpp failed with code -1"):
+        cache.add_tokens([10**6], sequence=0, position=0)
+    cache.add_embeddings(rows[:4], sequence=0, position=0)
+    with pytest.raises(ScansideError, match="has no logits"):
+        cache.logits()
+    model.close()
+    for use in (cache.logits, lambda: cache.truncate(0, 0), lambda: model.tokenize("a")):
+        with pytest.raises(InputError, match="the language model is closed"):
+            use()
+
+
+def test_an_answer_ends_when_the_next_one_begins(language: LanguageModel, spec: LanguageSpec):
+    language.attend(random_prefix(spec, 0))
+    pieces = iter(language.answer(QUESTIONS[0]))
+    next(pieces)
+    language.answer(QUESTIONS[1], limit=1).read()
+    with pytest.raises(InputError, match="another one has begun in its place"):
+        list(pieces)
 
 
 def test_llama_cpp_prints_nothing(

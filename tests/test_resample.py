@@ -1,12 +1,22 @@
-"""Resample and patchify against other people's implementations of the same operation."""
+"""Resample and patchify: the native code against the reference, and both against others'."""
 
+import itertools
+
+import ml_dtypes
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nibabel.processing import resample_from_to
 from scipy import ndimage
 from torch.nn import functional as F
 
-from scanside.kernels import Geometry, resample_patchify, resize_matrix
+from scanside.kernels import Geometry, Resampler, resample_patchify, resize_matrix
+
+IMPLEMENTATIONS = ("cpu", "reference")
+TYPES = ("int16", "uint16", "float16", "float32")
 
 
 def whole_grid(grid: tuple[int, int, int]) -> Geometry:
@@ -27,30 +37,97 @@ def rotation(axis: int, degrees: float) -> np.ndarray:
     return matrix
 
 
+def turned() -> np.ndarray:
+    """A turn about two axes with spacings that differ."""
+    matrix = rotation(0, 20) @ rotation(2, -35) @ np.diag([1.1, 0.9, 1.3, 1])
+    matrix[:3, 3] = 3.3, 5.2, 2.1
+    return matrix
+
+
+def cubes_of(grid: tuple[int, int, int], cube: int = 5) -> Geometry:
+    """All cubes of a grid, which hang over its edge."""
+    return Geometry(grid=grid, cube=cube, active=np.arange(np.prod([-(-n // cube) for n in grid])))
+
+
+def uncut(tokens: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """The grid that tokens were cut from."""
+    volume = np.full(geometry.grid, np.nan, np.float64)
+    volume[tuple(geometry.voxels[geometry.in_grid].T)] = tokens[geometry.in_grid]
+    return volume
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(
     ("shape", "grid"),
     [((9, 11, 7), (13, 8, 7)), ((5, 4, 3), (16, 17, 18)), ((20, 21, 22), (3, 4, 5))],
 )
 def test_resize_equals_torch_interpolate_edges_included(
-    shape: tuple[int, int, int], grid: tuple[int, int, int], align_corners: bool
+    shape: tuple[int, int, int], grid: tuple[int, int, int], align_corners: bool, impl: str
 ):
     volume = random_volume(shape)
     expected = F.interpolate(
         torch.from_numpy(volume)[None, None], grid, mode="trilinear", align_corners=align_corners
     ).numpy()
     tokens = resample_patchify(
-        volume, whole_grid(grid), model_to_source=resize_matrix(shape, grid, align_corners)
+        volume,
+        cubes_of(grid),
+        model_to_source=resize_matrix(shape, grid, align_corners),
+        impl=impl,
     )
+    tokens = uncut(tokens, cubes_of(grid))
     # torch computes its weights in float32
-    assert tokens.reshape(grid) == pytest.approx(expected[0, 0], rel=1e-4, abs=1e-2)
+    assert tokens == pytest.approx(expected[0, 0], rel=1e-4, abs=1e-2)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_affine_equals_torch_grid_sample_edges_included(impl: str):
+    shape, grid = (17, 19, 23), (12, 14, 16)
+    volume, matrix = random_volume(shape), turned()
+    matrix[:3, 3] += 0.2, 5.2, -2.4
+    geometry = cubes_of(grid)
+    voxels = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1)
+    points = voxels @ matrix[:3, :3].T + matrix[:3, 3]
+    outside = ((points < -0.5) | (points > np.array(shape) - 0.5)).any(-1)
+    # grid_sample wants -1..1 from the outer face to the outer face, last axis first
+    normal = ((2 * points + 1) / np.array(shape) - 1)[..., ::-1].astype(np.float32)
+    expected = F.grid_sample(
+        torch.from_numpy(volume)[None, None],
+        torch.from_numpy(normal.copy())[None],
+        padding_mode="border",
+        align_corners=False,
+    ).numpy()[0, 0]
+    expected[outside] = 4000
+    tokens = resample_patchify(volume, geometry, model_to_source=matrix, fill=4000, impl=impl)
+    at_edge = ~outside & ((points < 0) | (points > np.array(shape) - 1)).any(-1)
+    assert at_edge.sum() > 50
+    assert outside.sum() > 50
+    # torch computes its points in float32
+    assert uncut(tokens, geometry) == pytest.approx(expected, rel=1e-4, abs=2e-2)
+
+
+def test_affine_equals_nibabel_where_the_point_lies_inside():
+    source = nib.Nifti1Image(random_volume((21, 24, 19)), np.diag([2.0, 1.8, 2.2, 1]))
+    target = turned() @ np.diag([1.5, 1.7, 1.6, 1])
+    target[:3, 3] = 8, 3, 6
+    grid = (12, 14, 10)
+    # far outside, so that a value mixed with it is seen
+    expected = resample_from_to(source, (grid, target), order=1, cval=1e9).get_fdata()
+    geometry = cubes_of(grid)
+    tokens = resample_patchify(
+        source.get_fdata(dtype=np.float32),
+        geometry,
+        model_to_source=np.linalg.inv(source.affine) @ target,
+    )
+    inside = np.abs(expected) < 1e4
+    assert 100 < inside.sum() < inside.size
+    assert uncut(tokens, geometry)[inside] == pytest.approx(expected[inside], rel=1e-5, abs=1e-2)
 
 
 def test_affine_equals_scipy_where_the_point_lies_inside():
     shape, grid = (17, 19, 23), (12, 14, 16)
     volume = random_volume(shape)
-    matrix = rotation(0, 20) @ rotation(2, -35) @ np.diag([1.1, 0.9, 1.3, 1])
-    matrix[:3, 3] = 3.3, 5.2, 2.1
+    matrix = turned()
     expected = ndimage.affine_transform(
         volume.astype(float), matrix, output_shape=grid, order=1, cval=np.nan
     )
@@ -143,6 +220,157 @@ def test_out_is_filled_and_returned():
     assert (out == 1).all()
 
 
+def test_a_batch_gives_the_tokens_of_each_volume():
+    geometry = Geometry(grid=(9, 8, 7), cube=4, active=np.array([5, 0, 11]))
+    volumes = np.stack([random_volume((7, 8, 9)) * k for k in (1, 2, -3)])
+    for impl, matrix in itertools.product(IMPLEMENTATIONS, (turned(), np.eye(4))):
+        one = [resample_patchify(v, geometry, model_to_source=matrix, impl=impl) for v in volumes]
+        for batch in (volumes, np.asfortranarray(volumes), volumes[::-1].copy()[::-1]):
+            tokens = resample_patchify(batch, geometry, model_to_source=matrix, impl=impl)
+            assert tokens.shape == (3, 3, 64)
+            # the memory layout decides the order of the sums
+            assert tokens == pytest.approx(np.stack(one), rel=1e-5, abs=1e-2)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_nan_spoils_only_what_it_is_mixed_into(impl: str):
+    volume = random_volume((9, 9, 9))
+    volume[4, 4, 4] = np.nan
+    geometry = cubes_of((9, 9, 9))
+    inv_std = np.ones(geometry.shape)
+    inv_std[:, ::7] = 0
+    matrix = np.eye(4)
+    matrix[:3, 3] = 0.25, 0.5, -20
+    for shift in (0.75, -20):
+        matrix[2, 3] = shift
+        tokens = resample_patchify(
+            volume, geometry, model_to_source=matrix, inv_std=inv_std, fill=3, impl=impl
+        )
+        assert (tokens[:, ::7] == 0).all()
+        spoilt = uncut(np.where(inv_std > 0, tokens, -1), geometry)
+        mixed = np.zeros(geometry.grid, bool)
+        mixed[3:5, 3:5, 3:5] = shift > 0
+        masked = uncut(np.where(inv_std > 0, 0, 1), geometry) > 0
+        assert (np.isnan(spoilt) == (mixed & ~masked)).all()
+
+
+def test_a_resampler_gives_what_the_function_gives_for_places_that_change():
+    geometry = cubes_of((11, 9, 10))
+    rng = np.random.default_rng(2)
+    mean, inv_std = rng.normal(size=geometry.shape), rng.random(geometry.shape)
+    resampler = Resampler(geometry, mean=mean, inv_std=inv_std)
+    for shape, matrix in [
+        ((9, 9, 9), turned()),
+        ((8, 9, 9), turned()),
+        ((9, 9, 9), np.eye(4)),
+        ((9, 9, 9), turned()),
+    ]:
+        volume = np.asfortranarray(random_volume(shape))
+        expected = resample_patchify(
+            volume, geometry, model_to_source=matrix, mean=mean, inv_std=inv_std, impl="reference"
+        )
+        tokens = resampler(volume, model_to_source=matrix)
+        assert tokens == pytest.approx(expected, rel=1e-5, abs=1e-2)
+
+
+@st.composite
+def mappings(draw: st.DrawFn, shape: tuple[int, ...], grid: tuple[int, ...]) -> np.ndarray:
+    """A resize, the same with its axes swapped and flipped, or any turn, scale and shift."""
+    kind = draw(st.sampled_from(["resize", "permuted", "turned"]))
+    if kind == "resize":
+        return resize_matrix(shape, grid, draw(st.booleans()))
+    if kind == "permuted":
+        axes = draw(st.permutations(range(3)))
+        matrix = np.zeros((4, 4))
+        matrix[3, 3] = 1
+        resize = resize_matrix([shape[a] for a in axes], grid, draw(st.booleans()))
+        matrix[axes] = resize[:3]
+        for axis in range(3):
+            if draw(st.booleans()):
+                matrix[axis] = [0, 0, 0, shape[axis] - 1] - matrix[axis]
+        matrix[:3, 3] += draw(st.sampled_from([0, 0.3, -1.7]))
+        return matrix
+    matrix = np.eye(4)
+    for axis in range(3):
+        matrix = matrix @ rotation(axis, draw(st.floats(-180, 180)))
+    matrix = matrix @ np.diag([*(draw(st.floats(0.3, 4)) for _ in range(3)), 1])
+    # centre upon centre, about
+    centres = (np.array(shape) - 1) / 2 - matrix[:3, :3] @ ((np.array(grid) - 1) / 2)
+    matrix[:3, 3] = centres + [draw(st.floats(-3, 3)) for _ in range(3)]
+    return matrix
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[np.ndarray, Geometry, dict[str, object], int]:
+    """A volume in some type and layout, a geometry, the other arguments, and a seed."""
+    sizes = st.tuples(*[st.one_of(st.just(1), st.integers(2, 34))] * 3)
+    shape, grid = draw(sizes), draw(sizes)
+    cube = draw(st.sampled_from([1, 2, 3, 4, 7, 10, 12, 14, 19]))
+    pad = draw(st.sampled_from(["back", "front", "both"]))
+    candidates = int(np.prod([-(-n // cube) for n in grid]))
+    seed = draw(st.integers(0, 1 << 31))
+    active = np.random.default_rng(seed).permutation(candidates)
+    few = draw(st.integers(0, min(candidates, max(1, 6000 // cube**3))))
+    geometry = Geometry(grid=grid, cube=cube, active=active[:few], pad=pad)
+    rng = np.random.default_rng(seed)
+    values = (rng.random(shape) * 2000 - 800 * draw(st.booleans())).clip(
+        0 if draw(st.booleans()) else -800
+    )
+    dtype = draw(st.sampled_from(TYPES))
+    volume = np.asarray((np.abs(values) if dtype == "uint16" else values).astype(dtype))
+    volume = laid_out(volume, draw(st.sampled_from(["C", "F", "every second", "backwards"])))
+    arguments: dict[str, object] = {
+        "model_to_source": draw(mappings(shape, grid)),
+        "slope": draw(st.sampled_from([1.0, 0.5, -3.0])),
+        "inter": draw(st.sampled_from([0.0, -100.0])),
+        "fill": draw(st.sampled_from([0.0, 500.0])),
+    }
+    if draw(st.booleans()):
+        arguments["mean"] = rng.normal(500, 300, geometry.shape)
+    if draw(st.booleans()):
+        kept = rng.random(geometry.shape) < 0.8
+        arguments["inv_std"] = kept * rng.random(geometry.shape)
+    return volume, geometry, arguments, seed
+
+
+def laid_out(volume: np.ndarray, layout: str) -> np.ndarray:
+    """The same values in another memory layout."""
+    if layout in "CF":
+        return np.asarray(volume, order=layout)
+    if layout == "backwards":
+        return np.asfortranarray(volume[::-1, :, ::-1])[::-1, :, ::-1]
+    wide = np.zeros([2 * n for n in volume.shape], volume.dtype, order="F")
+    wide[::2, ::2, ::2] = volume
+    return wide[::2, ::2, ::2]
+
+
+# Rounding in each type, relative to the value: 10^-5 is what fp32 is held to.
+PLACES = {np.float32: 1e-5, np.float16: 2**-11 + 1e-5, ml_dtypes.bfloat16: 2**-8 + 1e-5}
+
+
+@settings(deadline=None, max_examples=300, derandomize=True)
+@given(problems(), st.sampled_from(list(PLACES)))
+def test_native_code_equals_the_reference(
+    problem: tuple[np.ndarray, Geometry, dict[str, object], int], dtype: type
+):
+    volume, geometry, arguments, _ = problem
+    expected = resample_patchify(volume, geometry, impl="reference", **arguments)
+    found = resample_patchify(
+        volume,
+        geometry,
+        impl="cpu",
+        dtype=dtype,
+        out=np.full(geometry.shape, np.nan, dtype),
+        **arguments,
+    ).astype(np.float32)
+    # relative to the real values, which are up to 3 * 2000 before the mean is taken off
+    scale = 1 if "inv_std" not in arguments else arguments["inv_std"]
+    np.testing.assert_array_less(
+        np.abs(found - expected), PLACES[dtype] * np.abs(expected) + 1e-5 * 6000 * scale + 1e-6
+    )
+    assert (found[~geometry.in_grid] == 0).all()
+
+
 GEOMETRY = Geometry(grid=(4, 4, 4), cube=2, active=np.arange(2))
 SINGULAR = np.diag([1.0, 1, 1, 1])
 SINGULAR[2] = SINGULAR[1]
@@ -155,16 +383,24 @@ SINGULAR[2] = SINGULAR[1]
         ({"volume": np.zeros((4, 0, 4), np.float32)}, ValueError, "none empty"),
         ({"volume": np.zeros((4, 4, 4), np.int32)}, TypeError, "'volume' must be int16.*got int32"),
         ({"volume": np.zeros((4, 4, 4), ">i2")}, TypeError, "native byte order"),
+        ({"volume": np.zeros((0, 4, 4, 4), np.int16)}, ValueError, "none empty"),
         ({"model_to_source": np.eye(3)}, ValueError, "'model_to_source' must be a finite 4x4"),
+        ({"model_to_source": np.full((4, 4), np.nan)}, ValueError, "it holds NaN or infinity"),
         ({"model_to_source": SINGULAR}, ValueError, "'model_to_source' is singular"),
         ({"model_to_source": 2 * np.eye(4)}, ValueError, "end with the row 0 0 0 1"),
         ({"slope": np.nan}, ValueError, "'slope' must be finite"),
         ({"mean": np.zeros((2, 9))}, ValueError, r"'mean' must have the shape \(2, 8\)"),
         ({"inv_std": np.full((2, 8), np.inf)}, ValueError, "'inv_std' must be finite"),
+        ({"mean": np.full((2, 8), 1e300)}, ValueError, "'mean' must be finite in float32"),
         ({"inv_std": np.full((2, 8), -1.0)}, ValueError, "'inv_std' must be at least 0"),
-        ({"impl": "magic"}, ValueError, "'impl' must be auto or one of reference"),
+        ({"impl": "magic"}, ValueError, "'impl' must be one of auto, cuda, cpu, reference"),
+        ({"impl": "cuda"}, ValueError, "'kernels' must name a folder of compiled kernels"),
+        ({"threads": 0}, ValueError, "'threads' must be 1 to 1024; got 0"),
+        ({"fill": np.inf}, ValueError, "'fill' must be finite"),
         ({"dtype": np.int16}, TypeError, "'dtype' must be float32, float16, bfloat16"),
+        ({"dtype": "float33"}, TypeError, "NumPy knows no 'float33'"),
         ({"out": np.zeros((2, 8))}, ValueError, r"'out' must be \(2, 8\) float32"),
+        ({"out": np.zeros((8, 2), np.float32).T}, ValueError, "'out' must be C-contiguous"),
     ],
 )
 def test_a_wrong_argument_is_named(

@@ -48,3 +48,39 @@ def test_the_beginning_of_a_stop_string_is_shown_once_it_is_none():
 def test_half_a_character_at_the_end_is_marked():
     texts, _ = shown([b"a", b"\xc3"], [])
     assert texts == ["a", "", "\ufffd"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_text_can_be_cut_behind_any_word_that_was_shown(seed: int):
+    text = "A red-hot ring, Anna's, left of 蓝色圆 and हिन्दी cubes"
+    raw, rng = text.encode(), random.Random(seed)
+    end = rng.randrange(1, len(raw))
+    cuts = sorted(rng.sample(range(1, end + 1), rng.randint(0, min(end, 12))))
+    stream = TextStream(whole_words=True)
+    pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, end], strict=True)]
+    shown = "".join([*map(stream.push, pieces), stream.cut()])
+    assert shown == stream.text
+    assert text.startswith(shown)
+    words = {"A", "red-hot", "ring", "ring,", "Anna's", "Anna's,", "left", "of", "and", "हिन्दी"}
+    assert not shown or shown.split()[-1] in words or shown[-1] in "蓝色圆"
+
+
+def test_a_cut_drops_only_the_word_that_might_have_gone_on():
+    stream = TextStream(whole_words=True)
+    assert [stream.push(p) for p in (b"a blue", b" tri", b"angle")] == ["a", " blue", ""]
+    assert stream.cut() == ""
+    assert stream.text == "a blue"
+
+
+def test_a_text_that_ends_by_itself_keeps_its_last_word():
+    stream = TextStream(whole_words=True)
+    assert [stream.push(b"a blue"), stream.finish()] == ["a", " blue"]
+
+
+def test_a_cut_shows_no_half_character():
+    stream = TextStream(whole_words=True)
+    assert [stream.push("圆".encode()), stream.push("形".encode()[:2]), stream.cut()] == [
+        "圆",
+        "",
+        "",
+    ]

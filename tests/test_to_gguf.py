@@ -27,6 +27,7 @@ from scanside.export.to_gguf import rope_factors, source_dtype, to_gguf
 from scanside.export.tokenizer_training import train_llama_tokenizer
 from scanside.runtime.errors import CheckpointError, InputError
 from scanside.runtime.llama import LlamaModel
+from scanside.runtime.llama_cache import LlamaCache
 
 SMALL: dict[str, Any] = {
     "vocab_size": 512,
@@ -80,8 +81,9 @@ def logits_of_both(folder: Path, path: Path) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     prefix = rng.standard_normal((7, 256), np.float32) * 0.1
     before, after = [0, 40, 41], rng.integers(0, 500, 60).tolist()
-    with closing(LlamaModel(path, context=128, threads=1, kv="f32")) as model:
-        got = llama_logits(model, before, prefix, after)
+    with closing(LlamaModel(path)) as model:
+        cache = LlamaCache(model, context=128, threads=1, kv="f32")
+        got = llama_logits(cache, before, prefix, after)
     oracle = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         embed = oracle.get_input_embeddings()
@@ -178,7 +180,7 @@ def test_metadata_is_read_back(tmp_path: Path) -> None:
     path = quantised_gguf(
         folder, tmp_path / "m.gguf", "q8_0", {"projector_sha256": "ab" * 32, "prefix_length": 96}
     )
-    with closing(LlamaModel(path, context=16, threads=1)) as model:
+    with closing(LlamaModel(path)) as model:
         assert model.metadata("scanside.projector_sha256") == "ab" * 32
         assert model.metadata("scanside.prefix_length") == "96"
         assert model.metadata("tokenizer.chat_template") == template
@@ -223,7 +225,7 @@ def sentencepiece(
     folder = write_llama(tmp_path_factory.mktemp("spm") / "hf")
     oracle = sentencepiece_like(folder)
     path = to_gguf(folder, folder / "m.gguf", dtype="f16")
-    with closing(LlamaModel(path, context=16, threads=1)) as model:
+    with closing(LlamaModel(path)) as model:
         yield oracle, model
 
 
@@ -239,7 +241,7 @@ def test_sentencepiece_ids_equal(text: str, sentencepiece: tuple[Tokenizer, Llam
 def test_byte_level_ids_equal(tmp_path: Path) -> None:
     folder = write_llama(tmp_path / "hf")
     oracle = transformers.AutoTokenizer.from_pretrained(folder)
-    with closing(LlamaModel(to_gguf(folder, tmp_path / "m.gguf"), context=16, threads=1)) as model:
+    with closing(LlamaModel(to_gguf(folder, tmp_path / "m.gguf"))) as model:
         for text in (*TEXTS, "a<|end_of_text|>b", *corpus()[:40]):
             assert model.tokenize(text) == oracle(text, add_special_tokens=False).input_ids
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..bundle import Bundle
 from ..decoder import Decoder
 from ..png import write_png
 from ..request import TASKS, task_list
@@ -57,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for pictures and result.json (default: here, NAME[-INDEX]-decoded)",
     )
     parser.add_argument(
+        "--token-log-probs",
+        action="store_true",
+        help="also write the log-probability of every token of every text",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print one JSON object and nothing else"
     )
 
@@ -83,15 +89,21 @@ def run(args: argparse.Namespace) -> int:
             prompt=args.prompt,
             index=args.index,
             ask=args.ask,
+            token_log_probs=args.token_log_probs,
         )
-        diffusion = decoder.bundle.manifest.diffusion
-    made_by = {"schedule": diffusion.schedule, "beta": diffusion.beta} if diffusion else {}
-    document = write_result(result, args.out or _folder_for(args.volume, args.index), made_by)
+        how = made_by(decoder.bundle)
+    document = write_result(result, args.out or folder_for(args.volume, args.index), how)
     print(json.dumps(document, ensure_ascii=False) if args.json else _readable(document))
     return 0
 
 
-def write_result(result: Result, out: Path, made_by: Mapping[str, object]) -> dict[str, Any]:
+def made_by(bundle: Bundle) -> dict[str, object]:
+    """What a bundle's pictures are made by, for their metadata."""
+    diffusion = bundle.manifest.diffusion
+    return {"schedule": diffusion.schedule, "beta": diffusion.beta} if diffusion else {}
+
+
+def write_result(result: Result, out: Path, how: Mapping[str, object]) -> dict[str, Any]:
     """Write preview.png, image.png and result.json into a folder, none of them half.
 
     Returns
@@ -106,7 +118,7 @@ def write_result(result: Result, out: Path, made_by: Mapping[str, object]) -> di
     with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as name:
         scratch = Path(name)
         for kind, pixels in made.items():
-            write_png(scratch / f"{kind}.png", pixels, _provenance(result, kind, made_by))
+            write_png(scratch / f"{kind}.png", pixels, _provenance(result, kind, how))
         text = json.dumps(document, indent=2, ensure_ascii=False)
         (scratch / "result.json").write_text(text + "\n", encoding="utf-8")
         for kind in pictures.keys() - made.keys():
@@ -117,15 +129,16 @@ def write_result(result: Result, out: Path, made_by: Mapping[str, object]) -> di
     return document
 
 
-def _provenance(result: Result, kind: str, made_by: Mapping[str, object]) -> dict[str, object]:
+def _provenance(result: Result, kind: str, how: Mapping[str, object]) -> dict[str, object]:
     provenance: dict[str, object] = {"kind": kind, "bundle": result.bundle}
     if kind == "image":
-        provenance |= {"seed": result.seed, "steps": result.steps, **made_by}
+        provenance |= {"seed": result.seed, "steps": result.steps, **how}
         provenance["prompt"] = result.image_prompt or ""
     return provenance
 
 
-def _folder_for(volume: Path, index: int | None) -> Path:
+def folder_for(volume: Path, index: int | None) -> Path:
+    """Where the answers about a volume go by default."""
     name = volume.name.removesuffix(".gz").removesuffix(".nii")
     return Path(f"{name}-decoded" if index is None else f"{name}-{index}-decoded")
 

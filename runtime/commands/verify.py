@@ -10,6 +10,7 @@ from ..bundle import Bundle
 from ..devices import stage_devices
 from ..errors import BundleError
 from ..golden import Check, golden_checks
+from ..kernels import open_kernels
 from ..stages import open_stages
 
 
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
         raise BundleError(f"{bundle.root} has no golden outputs to compare with; export it again")
     files = f"{len(bundle.manifest.files)} files"
     checks = [Check(what="hashes", passed=True, measured=f"{files} unchanged", allowed=files)]
+    checks += _kernel_checks(bundle)
     stages = open_stages(bundle, devices, args.threads)
     try:
         checks += golden_checks(bundle, stages, golden)
@@ -51,6 +53,19 @@ def run(args: argparse.Namespace) -> int:
         print(_table(checks))
         print(f"{bundle.manifest.name} {bundle.sha256[:12]}: {'verified' if passed else 'FAILED'}")
     return 0 if passed else 1
+
+
+def _kernel_checks(bundle: Bundle) -> list[Check]:
+    """Whether every binary is the one that its launch contract was written for."""
+    kernels = open_kernels(bundle)
+    if kernels is None:
+        return []
+    try:
+        measured = f"{kernels.check()} binaries unchanged"
+    except ValueError as exc:
+        raise BundleError(str(exc)) from exc
+    wanted = len(kernels.targets) * len(kernels.document["variants"])
+    return [Check(what="kernels", passed=True, measured=measured, allowed=f"{wanted} binaries")]
 
 
 def _table(checks: list[Check]) -> str:
