@@ -125,7 +125,7 @@ def _check_pictures(
     states = engines["prompt_encoder"].outputs.get("states")
     if states is None or len(states.shape) != 3:
         raise BundleError(
-            f"{spec.prompt_encoder} gives no states (1, L, d); export the bundle again"
+            f"{spec.prompt_encoder} gives no states (1, L, W); export the bundle again"
         )
     length, width = spec.prompt_length, states.shape[2]
     batch = 2 if spec.guidance > 1 else 1
