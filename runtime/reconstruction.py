@@ -121,14 +121,26 @@ class Reconstruction:
         return max((n for n in available if n <= most), default=0)
 
     def denoise(
-        self, condition: Condition, *, steps: int, seed: int, schedule: str | None = None
+        self,
+        condition: Condition,
+        *,
+        steps: int,
+        seed: int,
+        schedule: str | None = None,
+        beta: float | None = None,
     ) -> Floats:
         """The clean latent, (1, 4, h, w) float32, after all steps; see `steps`."""
-        *_, last = self.steps(condition, steps=steps, seed=seed, schedule=schedule)
+        *_, last = self.steps(condition, steps=steps, seed=seed, schedule=schedule, beta=beta)
         return last.latent
 
     def steps(
-        self, condition: Condition, *, steps: int, seed: int, schedule: str | None = None
+        self,
+        condition: Condition,
+        *,
+        steps: int,
+        seed: int,
+        schedule: str | None = None,
+        beta: float | None = None,
     ) -> Iterator[Step]:
         """Denoise step by step; whoever stops taking steps has the last guess.
 
@@ -140,7 +152,8 @@ class Reconstruction:
         seed : int
             At least 0.
         schedule : str, optional
-            By default the bundle's.
+        beta : float, optional
+            Share of noise in the start, 0 to 1; both by default the bundle's.
 
         Raises
         ------
@@ -151,7 +164,8 @@ class Reconstruction:
         plan = self._schedules[f"{schedule or self._spec.schedule}_{steps}"]
         shape = condition.latent.shape
         met = np.zeros((len(plan.final), condition.latent.size), np.float32)
-        met[0] = self._start(condition.latent, rng).ravel()
+        share = self._spec.beta if beta is None else beta
+        met[0] = self._start(condition.latent, share, rng).ravel()
         conditions = self._guided(condition.states, self._class_labels(condition.clip, rng))
         for k in range(steps):
             x = (plan.inputs[k] @ met).reshape(shape)
@@ -167,8 +181,7 @@ class Reconstruction:
             if plan.draws_noise and not last:
                 met[1 + steps + k] = rng.standard_normal(met.shape[1], np.float32)
 
-    def _start(self, latent: Floats, rng: np.random.Generator) -> Floats:
-        beta = self._spec.beta
+    def _start(self, latent: Floats, beta: float, rng: np.random.Generator) -> Floats:
         keep = 1 - beta if self._spec.mix == "literal" else math.sqrt(1 - beta**2)
         noise: Floats = rng.standard_normal(latent.shape, np.float32)
         return np.add(keep * latent, beta * noise, dtype=np.float32)

@@ -193,7 +193,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     named = [scenes.named(i) for i in range(len(scenes))]
     true = render(scenes)
-    true_clip = _clip(frozen, true)
+    true_clip = clip_vectors(frozen, true)
     table: dict[str, dict[str, float | None]] = {
         what: {}
         for what in (
@@ -212,7 +212,7 @@ def _rows(
         table["two-way identification"][name] = (
             0.5
             if name == "mean image"
-            else two_way_identification(_clip(frozen, images), true_clip)
+            else two_way_identification(clip_vectors(frozen, images), true_clip)
         )
         table["PixCorr image"][name] = pixel_correlation(images, true)
         table["PixCorr preview"][name] = pixel_correlation(previews, true)
@@ -227,7 +227,8 @@ def _rows(
 
 
 @torch.no_grad()
-def _clip(frozen: FrozenEncoders, pictures: Pictures) -> NDArray[np.float32]:
+def clip_vectors(frozen: FrozenEncoders, pictures: Pictures) -> NDArray[np.float32]:
+    """CLIP image vectors (B, 128) of pictures (B, 64, 64, 3) in 0..1."""
     pixels = torch.from_numpy(pictures.astype(np.float32)).permute(0, 3, 1, 2) * 2 - 1
     assert pixels.shape[-1] == IMAGE_SIZE
     return frozen.image(pixels).image_embeds.numpy()
