@@ -1,7 +1,7 @@
 """How good is the picture of the reference bundle, for each schedule and number of steps?
 
-    python benchmarks/reconstruction_quality.py --json benchmarks/results/reconstruction_quality.json \\
-        --plot benchmarks/results/reconstruction_quality.png
+    cd benchmarks; python reconstruction_quality.py --json results/reconstruction_quality.json \\
+        --plot results/reconstruction_quality.png
 
 Held-out scenes, seen subjects, mean of three trials: PixCorr, SSIM and two-way identification
 against steps and milliseconds; then what conditions the picture (the written prompt, the caption,

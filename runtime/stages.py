@@ -72,7 +72,7 @@ def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Sta
     placement = {"preprocess": "NumPy", "encoder": encoder.provider}
     pictures = None
     if bundle.manifest.diffusion:
-        pictures = _open_pictures(bundle, bundle.manifest.diffusion, devices, threads, placement)
+        pictures = open_pictures(bundle, bundle.manifest.diffusion, devices, threads, placement)
     language = None
     if bundle.manifest.language:
         text = bundle.manifest.language
@@ -95,13 +95,14 @@ def open_engine(
     return OnnxEngine(stage, bundle.path(file), threads)
 
 
-def _open_pictures(
+def open_pictures(
     bundle: Bundle,
     spec: DiffusionSpec,
     devices: Mapping[str, str],
     threads: int,
     placement: dict[str, str],
 ) -> Pictures:
+    """Open the prompt encoder, the U-Net and the VAE, and note where each runs in `placement`."""
     files = {
         "prompt_encoder": spec.prompt_encoder,
         "unet": spec.unet,

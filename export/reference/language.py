@@ -25,7 +25,7 @@ from .scenes import Scenes, draw_scenes
 from .texts import INSTRUCTIONS, MAX_TOKENS, TEMPLATE, Turn, conversation, corpus
 from .training import Recipe, train
 
-RECIPE = Recipe(steps=4000, batch=20, learning_rate=1.5e-3, warmup=200, muon_rate=5e-3)
+RECIPE = Recipe(steps=3000, batch=20, learning_rate=1.5e-3, warmup=200, muon_rate=5e-3)
 TURNS = 6
 """Most questions of a training conversation."""
 CONTEXT = 512
