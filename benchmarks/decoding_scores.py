@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from timing import ROOT, machine, write
@@ -21,10 +22,11 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, default=ROOT / "runtime/reference/bundle")
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "export/reference/checkpoint")
     parser.add_argument("--trials", type=int, default=TRIALS, help="for each condition")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     about = machine()
-    scores = score(args.bundle, args.checkpoint, args.trials)
+    scores = score(args.bundle, args.checkpoint, args.trials, args.processes)
     write({"question": "decoding scores on the reference world", **about, **scores}, args.json)
     return 0
 

@@ -87,13 +87,8 @@ def export_bundle(
             folder = scratch / "bundle"
             folder.mkdir()
             opened = open_checkpoint(root)
-            settings = diffusion or DiffusionSettings.from_dict(opened.sampling)
-            chain = TorchChain(
-                opened,
-                beta=settings.beta,
-                guidance=settings.guidance,
-                noise_level=settings.noise_level,
-            )
+            chain = TorchChain(opened, diffusion)
+            settings = chain.settings
             reports = _write_stages(chain, folder, settings, quantize)
             bundle_name = name or (label if ":" in label or label == "reference" else root.name)
             write_manifest(folder, bundle_name, opened, settings, reports)

@@ -89,13 +89,13 @@ def encode_golden(chain: TorchChain, image: nib.Nifti1Image) -> dict[str, Float]
 def picture_golden(
     chain: TorchChain, encoded: dict[str, Float], steps: int, schedule: str
 ) -> dict[str, Float]:
-    """Preview, prompt states, denoised latent and picture for the fixed prompt and seed."""
+    """Preview, keys and values of the fixed prompt, denoised latent and picture."""
     clean, image = chain.image(
         encoded["clip"], encoded["latent"], [PROMPT], SEED, steps=steps, schedule=schedule
     )
     return {
         "preview": chain.decode(encoded["latent"]),
-        "states": chain.diffusion.prompt_states([PROMPT]),
+        "states": chain.diffusion.keys_values([PROMPT]),
         "image_latent": clean,
         "image": image,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..runtime.schedule import Schedule
 from .golden import PROMPT, SEED, encode_golden, golden_entry, golden_volume, picture_golden
 from .language_parity import compare_language
 from .parity import Arrays, Parity, compare_graph
@@ -157,11 +158,11 @@ def write_diffusion(
     reports: StageReports,
 ) -> None:
     """prompt_encoder.onnx, unet.onnx, vae_decoder.onnx, diffusion.npz, prompt_tokenizer.json."""
-    tables = schedule_tables(chain.checkpoint.scheduler)
+    tables = schedule_tables(chain.checkpoint.scheduler, settings.skip)
     _save_arrays(folder / "diffusion.npz", chain.diffusion.conditioning | tables)
     _write_vae(chain.diffusion, folder, encoded["latent"], reports)
-    _write_unet(chain.diffusion, folder, encoded, tables, settings, reports)
     _write_prompt_encoder(chain.diffusion, folder, reports)
+    _write_unet(chain.diffusion, folder, encoded, tables, settings, reports)
 
 
 def _write_vae(
@@ -185,36 +186,42 @@ def _write_unet(
     diffusion: TorchDiffusion,
     folder: Path,
     encoded: dict[str, Float],
-    tables: dict[str, NDArray[np.float64]],
+    tables: dict[str, Float],
     settings: DiffusionSettings,
     reports: StageReports,
 ) -> None:
-    """Compared at the first, a middle and the last timestep of the default schedule."""
+    """Compared at the first, a middle and the last timestep of the default schedule with the U-Net
+    as diffusers calls it."""
     batch = 2 if settings.guidance > 1 else 1
     start, clip_noise, _ = diffusion.noise(SEED)
-    mixed = (1 - settings.beta) * encoded["latent"] + settings.beta * start
+    mixed = diffusion.mixed(encoded["latent"], start)
     inputs: dict[str, Float] = {
-        "sample": np.repeat(mixed, batch, 0).astype(np.float32),
+        "sample": np.repeat(mixed, batch, 0),
         "timestep": np.zeros(1, np.float32),
-        "states": np.repeat(diffusion.prompt_states([PROMPT]), batch, 0),
+        "states": np.repeat(diffusion.keys_values([PROMPT]), batch, 0),
         "class_labels": np.repeat(
             diffusion.class_labels(encoded["clip"], clip_noise[None]), batch, 0
         ),
     }
-    step = UNetStep(diffusion.unet)
-    example = {name: torch.from_numpy(a) for name, a in inputs.items()}
-    path = export_graph(step, example, ["out"], folder / "unet.onnx")
-    times = tables[f"{settings.schedule}_{settings.steps}"][:, 0]
+    times = Schedule.unpack(tables[f"{settings.schedule}_{settings.steps}"]).timesteps
     chosen = sorted({times[0], times[len(times) // 2], times[-1]})
 
-    def trials() -> Iterator[tuple[Arrays, Arrays]]:
-        for time in chosen:
-            feed = inputs | {"timestep": np.array([time], np.float32)}
-            with torch.inference_mode():
-                out = step(*(torch.from_numpy(a) for a in feed.values()))
-            yield feed, {"out": out.numpy()}
-
-    reports.graph("unet", path, compare_graph(path, trials()))
+    plain = np.repeat(diffusion.prompt_states([PROMPT]), batch, 0)
+    trials: list[tuple[Arrays, Arrays]] = []
+    for time in chosen:
+        feed = inputs | {"timestep": np.array([time], np.float32)}
+        with torch.inference_mode():
+            out = diffusion.unet(
+                torch.from_numpy(inputs["sample"]),
+                torch.tensor(time),
+                encoder_hidden_states=torch.from_numpy(plain),
+                class_labels=torch.from_numpy(inputs["class_labels"]),
+            ).sample
+        trials.append((feed, {"out": out.numpy()}))
+    diffusion.release("text_encoder")
+    example = {name: torch.from_numpy(a) for name, a in inputs.items()}
+    path = export_graph(UNetStep(diffusion.unet), example, ["out"], folder / "unet.onnx")
+    reports.graph("unet", path, compare_graph(path, trials))
     diffusion.release("unet")
 
 
@@ -226,17 +233,16 @@ def _write_prompt_encoder(diffusion: TorchDiffusion, folder: Path, reports: Stag
         for t in texts
     ]
     path = export_graph(
-        PromptEncoder(diffusion.text_encoder),
+        PromptEncoder(diffusion.text_encoder, diffusion.unet),
         {"input_ids": torch.from_numpy(rows[0])},
         ["states"],
         folder / "prompt_encoder.onnx",
     )
     trials: list[tuple[Arrays, Arrays]] = [
-        ({"input_ids": row}, {"states": diffusion.prompt_states([text])})
+        ({"input_ids": row}, {"states": diffusion.keys_values([text])})
         for row, text in zip(rows, texts, strict=True)
     ]
     reports.graph("prompt_encoder", path, compare_graph(path, trials))
-    diffusion.release("text_encoder")
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.save(str(folder / "prompt_tokenizer.json"))

@@ -19,6 +19,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from .cross_attention import projections, take_keys_values
 from .half_weights import halve_weights
 
 OPSET = 20
@@ -26,28 +27,35 @@ _SINGLE_FILE_BYTES = 1_800_000_000  # protobuf ends at 2 GiB
 
 
 class PromptEncoder(nn.Module):
-    """The diffusion model's text encoder, as the pipeline calls it: no mask, last hidden state."""
+    """The diffusion model's text encoder, as the pipeline calls it (no mask, last hidden state),
+    and what the U-Net's cross-attentions make of its states."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, unet: Any) -> None:
         super().__init__()
         self.model = model
+        self.projections = nn.ModuleList(projections(unet))
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """(1, L) int64 -> (1, L, d) float32."""
-        return self.model(input_ids)[0]
+        """(1, L) int64 -> (1, L, W) float32, keys and values of every layer."""
+        states = self.model(input_ids)[0]
+        return torch.cat([project(states) for project in self.projections], dim=-1)
 
 
 class UNetStep(nn.Module):
-    """One evaluation of the U-Net; what is done with its output stands in the schedule tables."""
+    """One evaluation of the U-Net; what is done with its output stands in the schedule tables.
+
+    Changes the model in place: its cross-attentions take keys and values from the prompt encoder.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
+        take_keys_values(model)
         self.model = model
 
     def forward(
         self, sample: Tensor, timestep: Tensor, states: Tensor, class_labels: Tensor
     ) -> Tensor:
-        """(B, 4, h, w), (1,), (B, L, d), (B, 2 D) float32 -> (B, 4, h, w) float32; B is 2 with
+        """(B, 4, h, w), (1,), (B, L, W), (B, 2 D) float32 -> (B, 4, h, w) float32; B is 2 with
         guidance."""
         return self.model(
             sample,

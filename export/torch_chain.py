@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from . import parts
 from .checkpoint import Checkpoint, open_checkpoint
+from .settings import DiffusionSettings
 from .torch_diffusion import TorchDiffusion
 from .torch_language import TorchLanguage
 from .vit3d import ViT3D
@@ -31,27 +32,19 @@ class TorchChain:
     ----------
     checkpoint : Checkpoint
         Already validated.
-    beta, guidance, noise_level : float, float, int
-        As in `TorchDiffusion`.
+    settings : DiffusionSettings, optional
+        By default the checkpoint's own.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        *,
-        beta: float = 0.93,
-        guidance: float = 1.0,
-        noise_level: int = 0,
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: DiffusionSettings | None = None) -> None:
         self.checkpoint = checkpoint
+        self.settings = settings or DiffusionSettings.from_dict(checkpoint.sampling)
         self.language = TorchLanguage(checkpoint.root, checkpoint.dialogue)
-        self.diffusion = TorchDiffusion(
-            checkpoint, beta=beta, guidance=guidance, noise_level=noise_level
-        )
+        self.diffusion = TorchDiffusion(checkpoint, self.settings)
 
     @classmethod
     def open(cls, checkpoint_dir: str | Path) -> TorchChain:
-        """Open a checkpoint directory with the default settings."""
+        """Open a checkpoint directory with its own settings."""
         return cls(open_checkpoint(Path(checkpoint_dir)))
 
     @cached_property
@@ -87,8 +80,8 @@ class TorchChain:
         prompts: Sequence[str],
         seed: int,
         *,
-        steps: int = 8,
-        schedule: str = "ddim",
+        steps: int | None = None,
+        schedule: str | None = None,
     ) -> tuple[Float, Float]:
         """Denoised latents and pictures; see `TorchDiffusion.image`."""
         return self.diffusion.image(clip, latent, prompts, seed, steps=steps, schedule=schedule)

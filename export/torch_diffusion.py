@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -11,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..runtime.schedule import Schedule
 from . import parts
 from .checkpoint import Checkpoint
 from .conditioning import clip_conditioning
-from .schedules import SCHEDULES, Table
+from .cross_attention import keys_values
+from .schedules import make_schedule
+from .settings import DiffusionSettings
 
 Float = NDArray[np.float32]
 
@@ -25,24 +29,15 @@ class TorchDiffusion:
     Parameters
     ----------
     checkpoint : Checkpoint
-    beta : float
-        Share of noise in the start, `(1 - beta) * latent + beta * noise` (the paper's Eq. 4).
-    guidance : float
-        Classifier-free guidance scale; 1 for none.
-    noise_level : int
-        Noise on the CLIP vector, as in Stable unCLIP.
+    settings : DiffusionSettings
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, *, beta: float, guidance: float, noise_level: int
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: DiffusionSettings) -> None:
         self.root = checkpoint.root
+        self.settings = settings
         self.scheduler = checkpoint.scheduler
         self.latent_shape = checkpoint.encoder.latent_shape
         self.clip_size = checkpoint.encoder.clip_size
-        self.beta = beta
-        self.guidance = guidance
-        self.noise_level = noise_level
 
     @cached_property
     def text_encoder(self) -> Any:
@@ -70,7 +65,7 @@ class TorchDiffusion:
         return clip_conditioning(
             parts.load_normaliser(self.root),
             parts.load_noising_scheduler(self.root),
-            self.noise_level,
+            self.settings.noise_level,
         )
 
     def release(self, name: str) -> None:
@@ -90,6 +85,12 @@ class TorchDiffusion:
         ).input_ids
         return self.text_encoder(ids)[0].numpy()
 
+    @torch.inference_mode()
+    def keys_values(self, prompts: Sequence[str]) -> Float:
+        """What the U-Net's cross-attentions make of prompt texts, (B, L, W) float32."""
+        states = torch.from_numpy(self.prompt_states(prompts))
+        return keys_values(self.unet, states).numpy()
+
     def class_labels(self, clip: Float, normal: Float) -> Float:
         """The U-Net's condition: noised CLIP vector and noise level.
 
@@ -106,6 +107,12 @@ class TorchDiffusion:
         noised = clip * c["clip_scale"] + c["clip_shift"] + normal * c["clip_noise"]
         level = np.broadcast_to(c["level_embedding"], clip.shape)
         return np.concatenate([noised, level], axis=1, dtype=np.float32)
+
+    def mixed(self, latent: Float, noise: Float) -> Float:
+        """The start of denoising, (B, 4, h, w) float32."""
+        beta = self.settings.beta
+        keep = 1 - beta if self.settings.mix == "literal" else math.sqrt(1 - beta**2)
+        return (keep * latent + beta * noise).astype(np.float32)
 
     def noise(self, seed: int) -> tuple[Float, Float, np.random.Generator]:
         """Start noise (4, h, w), CLIP noise (D,), and the generator for what follows.
@@ -125,8 +132,8 @@ class TorchDiffusion:
         prompts: Sequence[str],
         seed: int,
         *,
-        steps: int = 8,
-        schedule: str = "ddim",
+        steps: int | None = None,
+        schedule: str | None = None,
     ) -> tuple[Float, Float]:
         """Pictures from the mixed start.
 
@@ -138,8 +145,9 @@ class TorchDiffusion:
             Texts the U-Net attends to; "" for none.
         seed : int
             Every row gets the same noise, as each would alone.
-        steps : int
-        schedule : {"ddim", "dpmpp_2m"}
+        steps : int, optional
+        schedule : str, optional
+            One of `schedules.SCHEDULES`; both by default the settings'.
 
         Returns
         -------
@@ -150,28 +158,32 @@ class TorchDiffusion:
         """
         start, clip_noise, rng = self.noise(seed)
         labels = self.class_labels(clip, np.broadcast_to(clip_noise, clip.shape))
-        mixed = ((1 - self.beta) * latent + self.beta * start).astype(np.float32)
-        table = SCHEDULES[schedule](self.scheduler, steps)
+        mixed = self.mixed(latent, start)
+        plan = make_schedule(
+            schedule or self.settings.schedule,
+            self.scheduler,
+            steps or self.settings.steps,
+            self.settings.skip,
+        )
         x, states, given = map(torch.from_numpy, (mixed, self.prompt_states(prompts), labels))
-        clean = self._denoise(x, states, given, table, rng).numpy()
+        clean = self._denoise(x, states, given, plan, rng).numpy()
         return clean, self.decode(clean)
 
     def _denoise(
-        self, x: Tensor, states: Tensor, labels: Tensor, table: Table, rng: np.random.Generator
+        self, x: Tensor, states: Tensor, labels: Tensor, plan: Schedule, rng: np.random.Generator
     ) -> Tensor:
-        last = torch.zeros_like(x)
-        for t, in_scale, x0_x, x0_out, x_x, x0_now, x0_last, noise in table.tolist():
-            out = self._predict(in_scale * x, t, states, labels)
-            guess = x0_x * x + x0_out * out
-            x = x_x * x + x0_now * guess + x0_last * last
-            if noise:
+        met = torch.zeros(len(plan.final), *x.shape)
+        met[0] = x
+        for k in range(plan.steps):
+            seen = torch.tensordot(torch.from_numpy(plan.inputs[k]), met, 1)
+            met[1 + k] = self._predict(seen, float(plan.timesteps[k]), states, labels)
+            if plan.draws_noise and k < plan.steps - 1:
                 normal = rng.standard_normal(self.latent_shape, dtype=np.float32)
-                x = x + noise * torch.from_numpy(normal)
-            last = guess
-        return x
+                met[1 + plan.steps + k] = torch.from_numpy(normal)
+        return torch.tensordot(torch.from_numpy(plan.final), met, 1)
 
     def _predict(self, x: Tensor, timestep: float, states: Tensor, labels: Tensor) -> Tensor:
-        if self.guidance > 1:
+        if self.settings.guidance > 1:
             # the pipeline's unconditional half: empty text, and zeros for the whole label
             empty = torch.from_numpy(self.prompt_states([""])).expand_as(states)
             states = torch.cat([empty, states])
@@ -179,9 +191,9 @@ class TorchDiffusion:
             x = torch.cat([x, x])
         time = torch.tensor(timestep)
         out = self.unet(x, time, encoder_hidden_states=states, class_labels=labels).sample
-        if self.guidance > 1:
+        if self.settings.guidance > 1:
             plain, told = out.chunk(2)
-            out = plain + self.guidance * (told - plain)
+            out = plain + self.settings.guidance * (told - plain)
         return out
 
     @torch.inference_mode()

@@ -114,8 +114,9 @@ class DiffusionSpec:
     image_size: Shape
     latent_shape: Shape
     beta: float
-    """Share of noise in the start, `(1 - beta) * latent + beta * noise`."""
+    """Share of noise in the start."""
     mix: str
+    """literal, as the paper writes it, or variance, which keeps that of the latent."""
     guidance: float
     """Classifier-free guidance; 1 for none."""
     schedules: dict[str, tuple[int, ...]]

@@ -30,8 +30,8 @@ SCHEMA = 1
 KINDS = ("beta",)
 ROLES = ("decode", "localize")
 MAPPINGS = ("resize", "affine")
+MIXES = ("literal", "variance")
 NORMALISATIONS = ("voxel", "none")
-MIXES = ("literal",)
 TEXT_TASKS = ("caption", "describe", "prompt")
 
 

@@ -1,4 +1,4 @@
-"""A prompt text to the hidden states that the U-Net attends to."""
+"""A prompt text to the keys and values that the U-Net attends to, the same at every step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PromptEncoder:
     Parameters
     ----------
     engine : Engine
-        input_ids (1, L) int64 -> states (1, L, d) float32.
+        input_ids (1, L) int64 -> states (1, L, W) float32.
     tokenizer : Path
         A `tokenizers` JSON file.
     spec : DiffusionSpec
@@ -31,14 +31,15 @@ class PromptEncoder:
         self._spec = spec
         self._tokenizer = _load_tokenizer(tokenizer)
         self.empty, _ = self.encode("")
-        """(1, L, d) float32 states of no text."""
+        """(1, L, W) float32 of no text."""
 
     def encode(self, text: str) -> tuple[NDArray[np.float32], int]:
         """States of a text.
 
         Returns
         -------
-        states : (1, L, d) float32
+        states : (1, L, W) float32
+            Keys and values for every cross-attention of the U-Net, side by side.
         cut : int
             Tokens that did not fit and were left out.
         """

@@ -1,10 +1,8 @@
-"""The picture: Stable unCLIP as arithmetic around two graphs, with the schedule as a table.
+"""The picture: Stable unCLIP as arithmetic around two graphs, with the schedule as numbers.
 
-The start is the paper's Eq. 4, `(1 - beta) * latent + beta * noise`. One row of a table is one
-step:
-
-    out = unet(in_scale * x, timestep);  x0 = x0_x * x + x0_out * out
-    x  <- x_x * x + x0_now * x0 + x0_last * (x0 of the last step) + noise * normal
+The start is the paper's Eq. 4, `(1 - beta) * latent + beta * noise`, or the mix that keeps the
+variance, `sqrt(1 - beta^2) * latent + beta * noise`. What the U-Net sees at each step, and the
+clean latent that follows, are linear in what was met before (`schedule.py`).
 
 Noise comes from Philox with the caller's seed, in a fixed order (start, clip vector, steps), so
 that a seed gives the same picture on every machine.
@@ -12,7 +10,8 @@ that a seed gives the same picture on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from .engine import Engine
 from .errors import BundleError, InputError, ScansideError
 from .manifest import DiffusionSpec
+from .schedule import Schedule
 
 Floats = NDArray[np.float32]
 _CONDITIONING = ("clip_scale", "clip_shift", "clip_noise", "level_embedding")
@@ -36,7 +36,18 @@ class Condition:
     latent: Floats
     """(1, 4, h, w) predicted latent, in the diffusion model's units."""
     states: Floats
-    """(1, L, d) states of the prompt."""
+    """(1, L, W) keys and values of the prompt for every cross-attention."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What is known after a denoising step."""
+
+    number: int
+    """From 1."""
+    of: int
+    latent: Floats
+    """(1, 4, h, w) clean latent: a guess after every step but the last."""
 
 
 class Reconstruction:
@@ -45,14 +56,15 @@ class Reconstruction:
     Parameters
     ----------
     unet : Engine
-        sample (B, 4, h, w), timestep (1,), states (B, L, d), class_labels (B, 2 D) -> out (B, 4, h,
+        sample (B, 4, h, w), timestep (1,), states (B, L, W), class_labels (B, 2 D) -> out (B, 4, h,
         w); B is 2 with guidance, else 1.
     vae : Engine
         latent (1, 4, h, w) -> image (1, 3, H, W) in [-1, 1].
     spec : DiffusionSpec
     arrays : mapping
         Conditioning and tables of diffusion.npz.
-    empty_states : (1, L, d) float32
+    empty_states : (1, L, W) float32
+            Keys and values for every cross-attention of the U-Net, side by side.
         States of no text, the other half of guidance.
 
     Raises
@@ -75,14 +87,16 @@ class Reconstruction:
         self._arrays = arrays
         self._empty = empty_states
         self._timestep_type = unet.inputs["timestep"].dtype
-        tables = [
-            f"{n}_{k}{end}" for n, s in spec.schedules.items() for k in s for end in ("", "_start")
-        ]
+        tables = [f"{n}_{k}" for n, steps in spec.schedules.items() for k in steps]
         missing = [name for name in (*_CONDITIONING, *tables) if name not in arrays]
         if missing:
             raise BundleError(
                 f"{spec.arrays} lacks {', '.join(missing[:5])}; export the bundle again"
             )
+        try:
+            self._schedules = {name: Schedule.unpack(arrays[name]) for name in tables}
+        except ValueError as exc:
+            raise BundleError(f"{spec.arrays}: {exc}; export the bundle again") from exc
 
     def check_steps(self, steps: int | None) -> int:
         """The steps asked for, or the bundle's; InputError if there is no table for them."""
@@ -107,9 +121,28 @@ class Reconstruction:
         return max((n for n in available if n <= most), default=0)
 
     def denoise(
-        self, condition: Condition, *, steps: int, seed: int, schedule: str | None = None
+        self,
+        condition: Condition,
+        *,
+        steps: int,
+        seed: int,
+        schedule: str | None = None,
+        beta: float | None = None,
     ) -> Floats:
-        """The clean latent.
+        """The clean latent, (1, 4, h, w) float32, after all steps; see `steps`."""
+        *_, last = self.steps(condition, steps=steps, seed=seed, schedule=schedule, beta=beta)
+        return last.latent
+
+    def steps(
+        self,
+        condition: Condition,
+        *,
+        steps: int,
+        seed: int,
+        schedule: str | None = None,
+        beta: float | None = None,
+    ) -> Iterator[Step]:
+        """Denoise step by step; whoever stops taking steps has the last guess.
 
         Parameters
         ----------
@@ -119,11 +152,8 @@ class Reconstruction:
         seed : int
             At least 0.
         schedule : str, optional
-            By default the bundle's.
-
-        Returns
-        -------
-        latent : (1, 4, h, w) float32
+        beta : float, optional
+            Share of noise in the start, 0 to 1; both by default the bundle's.
 
         Raises
         ------
@@ -131,29 +161,30 @@ class Reconstruction:
             The latent becomes infinite or NaN; the message says at which step.
         """
         rng = np.random.Generator(np.random.Philox(seed))
-        name = f"{schedule or self._spec.schedule}_{steps}"
-        x = self._start(condition.latent, rng) * np.float32(self._arrays[f"{name}_start"])
+        plan = self._schedules[f"{schedule or self._spec.schedule}_{steps}"]
+        shape = condition.latent.shape
+        met = np.zeros((len(plan.final), condition.latent.size), np.float32)
+        share = self._spec.beta if beta is None else beta
+        met[0] = self._start(condition.latent, share, rng).ravel()
         conditions = self._guided(condition.states, self._class_labels(condition.clip, rng))
-        last = np.zeros_like(x)
-        for step, row in enumerate(self._arrays[name].tolist()):
-            timestep, in_scale, x0_x, x0_out, x_x, x0_now, x0_last, noise = row
-            out = self._predict(in_scale * x, timestep, conditions)
-            guess = x0_x * x + x0_out * out
-            x = x_x * x + x0_now * guess + x0_last * last
-            if noise:
-                x += noise * rng.standard_normal(x.shape, np.float32)
-            if not np.isfinite(x).all():
+        for k in range(steps):
+            x = (plan.inputs[k] @ met).reshape(shape)
+            met[1 + k] = self._predict(x, float(plan.timesteps[k]), conditions).ravel()
+            last = k == steps - 1
+            latent = (plan.final if last else plan.guesses[k]) @ met
+            if not np.isfinite(latent).all():
                 raise ScansideError(
-                    f"the latent is not finite after step {step + 1} of {steps}; check the "
+                    f"the latent is not finite after step {k + 1} of {steps}; check the "
                     "volume's units, and the bundle with scanside verify"
                 )
-            last = guess
-        return x
+            yield Step(k + 1, steps, latent.reshape(shape))
+            if plan.draws_noise and not last:
+                met[1 + steps + k] = rng.standard_normal(met.shape[1], np.float32)
 
-    def _start(self, latent: Floats, rng: np.random.Generator) -> Floats:
-        beta = self._spec.beta
+    def _start(self, latent: Floats, beta: float, rng: np.random.Generator) -> Floats:
+        keep = 1 - beta if self._spec.mix == "literal" else math.sqrt(1 - beta**2)
         noise: Floats = rng.standard_normal(latent.shape, np.float32)
-        return np.add((1 - beta) * latent, beta * noise, dtype=np.float32)
+        return np.add(keep * latent, beta * noise, dtype=np.float32)
 
     def _class_labels(self, clip: Floats, rng: np.random.Generator) -> Floats:
         """(1, 2 D): the noised CLIP vector and the embedding of the noise level."""

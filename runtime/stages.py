@@ -102,7 +102,7 @@ def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Sta
     placement = {"preprocess": preprocessor.provider, "encoder": encoder.provider}
     pictures = None
     if bundle.manifest.diffusion:
-        pictures = _open_pictures(bundle, bundle.manifest.diffusion, devices, threads, placement)
+        pictures = open_pictures(bundle, bundle.manifest.diffusion, devices, threads, placement)
     language = None
     if bundle.manifest.language:
         text = bundle.manifest.language
@@ -125,13 +125,14 @@ def open_engine(
     return OnnxEngine(stage, bundle.path(file), threads)
 
 
-def _open_pictures(
+def open_pictures(
     bundle: Bundle,
     spec: DiffusionSpec,
     devices: Mapping[str, str],
     threads: int,
     placement: dict[str, str],
 ) -> Pictures:
+    """Open the prompt encoder, the U-Net and the VAE, and note where each runs in `placement`."""
     files = {
         "prompt_encoder": spec.prompt_encoder,
         "unet": spec.unet,
@@ -155,7 +156,7 @@ def _check_pictures(
     states = engines["prompt_encoder"].outputs.get("states")
     if states is None or len(states.shape) != 3:
         raise BundleError(
-            f"{spec.prompt_encoder} gives no states (1, L, d); export the bundle again"
+            f"{spec.prompt_encoder} gives no states (1, L, W); export the bundle again"
         )
     length, width = spec.prompt_length, states.shape[2]
     batch = 2 if spec.guidance > 1 else 1

@@ -112,7 +112,7 @@ def test_a_newer_schema_is_refused(bundle: Path):
         (lambda m: m["language"].update(width=99), r"language takes .*\(1, 12, 99\); it gives"),
         (lambda m: m["diffusion"].update(latent_shape=[4, 9, 9]), "diffusion takes the encoder's"),
         (lambda m: m["diffusion"].update(steps=3), "diffusion.steps is 3, but ddim has tables for"),
-        (lambda m: m["diffusion"].update(schedule="euler"), "schedule is 'euler'"),
+        (lambda m: m["diffusion"].update(schedule="heun"), "schedule is 'heun'"),
         (lambda m: m["diffusion"].update(beta=True), "diffusion.beta has a wrong type: True"),
         (lambda m: m["encoders"][0]["outputs"].pop("clip"), "must take tokens and give clip"),
     ],

@@ -18,12 +18,14 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableUnCLIPImg2ImgPipeline
+from diffusers import StableUnCLIPImg2ImgPipeline
 
 from scanside.export import bundle_writer, cli_export
 from scanside.export.bundle_writer import export_bundle
 from scanside.export.checkpoint import open_checkpoint
+from scanside.export.cross_attention import keys_values
 from scanside.export.golden import PROMPT, SEED
+from scanside.export.schedules import make_scheduler
 from scanside.export.settings import DiffusionSettings
 from scanside.export.stages import projector_sha256
 from scanside.export.torch_chain import TorchChain
@@ -88,7 +90,7 @@ class FixedNoise:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-@pytest.mark.parametrize("schedule", ["ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("schedule", ["ddim", "euler", "dpmpp_2m", "unipc"])
 @pytest.mark.parametrize("steps", [1, 20])
 def test_the_chains_picture_is_the_pipelines(
     tiny_checkpoint: Path,
@@ -99,27 +101,25 @@ def test_the_chains_picture_is_the_pipelines(
     schedule: str,
     guidance: float,
 ) -> None:
-    chain = TorchChain(open_checkpoint(tiny_checkpoint), guidance=guidance)
+    settings = DiffusionSettings(guidance=guidance, schedule=schedule, steps=steps)
+    chain = TorchChain(open_checkpoint(tiny_checkpoint), settings)
     clip, latent = golden["clip"], golden["latent"]
     start, clip_noise, _ = chain.diffusion.noise(SEED)
     mixed = 0.07 * torch.from_numpy(latent) + 0.93 * torch.from_numpy(start)
     config = pipeline.scheduler.config
-    pipeline.scheduler = (
-        DDIMScheduler.from_config(config)
-        if schedule == "ddim"
-        else DPMSolverMultistepScheduler.from_config(config)
-    )
+    pipeline.scheduler = make_scheduler(schedule, config, steps)
     fixed = FixedNoise(pipeline, clip_noise[None])
     monkeypatch.setattr(pipeline, "noise_image_embeddings", fixed)
     shared: dict[str, Any] = {
         "prompt": PROMPT,
         "image_embeds": torch.from_numpy(clip),
-        "latents": mixed,
+        # given latents are taken as they are, not brought to the scheduler's first noise level
+        "latents": mixed * pipeline.scheduler.init_noise_sigma,
         "num_inference_steps": steps,
         "guidance_scale": guidance,
     }
     want = pipeline(**shared, output_type="latent").images
-    got, image = chain.image(clip, latent, [PROMPT], SEED, steps=steps, schedule=schedule)
+    got, image = chain.image(clip, latent, [PROMPT], SEED)
     # the pipeline's schedulers work in float32
     np.testing.assert_allclose(got, want.numpy(), atol=1e-4 * float(want.abs().max()))
     pixels = pipeline(**shared, output_type="np").images[0]
@@ -141,20 +141,19 @@ def test_the_graphs_and_tables_alone_give_the_golden_picture(
         golden["clip"] * arrays["clip_scale"] + arrays["clip_shift"] + arrays["clip_noise"] * noise
     )
     labels = np.concatenate([noised, arrays["level_embedding"][None]], 1).astype(np.float32)
-    last = 0.0
-    for t, in_scale, x0_x, x0_out, x_x, now, before, _ in arrays[
-        f"{spec['schedule']}_{spec['steps']}"
-    ]:
+    table = arrays[f"{spec['schedule']}_{spec['steps']}"]
+    met = [x]
+    for row in table[: spec["steps"]]:
         (out,) = run_graph(
             tiny_bundle,
             "unet",
-            sample=(in_scale * x).astype(np.float32),
-            timestep=np.array([t], np.float32),
+            sample=np.tensordot(row[1 : 1 + len(met)], np.stack(met), 1).astype(np.float32),
+            timestep=row[:1],
             states=golden["states"],
             class_labels=labels,
         )
-        guess = x0_x * x + x0_out * out
-        x, last = x_x * x + now * guess + before * last, guess
+        met.append(out)
+    x = np.tensordot(table[-1, 1:], np.stack(met), 1)
     scale = np.abs(golden["image_latent"]).max()
     np.testing.assert_allclose(x, golden["image_latent"], atol=1e-3 * scale)
     (image,) = run_graph(tiny_bundle, "vae_decoder", latent=x.astype(np.float32))
@@ -196,9 +195,10 @@ def test_prompt_tokenizer_alone_gives_the_pipelines_ids(
         want = pipeline.tokenizer(text, padding="max_length", truncation=True).input_ids
         assert row == want
         with torch.inference_mode():
-            states = pipeline.text_encoder(torch.tensor([want]))[0].numpy()
+            states = pipeline.text_encoder(torch.tensor([want]))[0]
+            expected = keys_values(pipeline.unet, states).numpy()
         (got,) = run_graph(tiny_bundle, "prompt_encoder", input_ids=np.array([row]))
-        np.testing.assert_allclose(got, states, atol=1e-4)
+        np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 def test_golden_tokens_agree_with_the_kernel(
@@ -477,7 +477,15 @@ def test_unknown_choices_list_the_known_ones(
 
 
 @pytest.mark.parametrize(
-    "setting", [{"beta": 1.5}, {"guidance": 0.5}, {"schedule": "euler"}, {"steps": 7}]
+    "setting",
+    [
+        {"beta": 1.5},
+        {"guidance": 0.5},
+        {"schedule": "heun"},
+        {"steps": 7},
+        {"mix": "half"},
+        {"skip": 1.0},
+    ],
 )
 def test_settings_out_of_range_are_named(setting: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"'{next(iter(setting))}' must be"):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from scanside.export.cross_attention import keys_values
+from scanside.export.schedules import make_scheduler
 from scanside.runtime.bundle import Bundle
 from scanside.runtime.devices import stage_devices
 from scanside.runtime.errors import BundleError, InputError, ScansideError
@@ -31,11 +33,10 @@ def pictures(bundle: Bundle) -> Pictures:
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_checkpoint: Path):
-    from diffusers import DDIMScheduler, StableUnCLIPImg2ImgPipeline
+    from diffusers import StableUnCLIPImg2ImgPipeline
 
     pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(tiny_checkpoint / "diffusion")
     pipe = pipe.to(torch.float32)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -68,7 +69,9 @@ def pipeline_latent(
     return pipe(
         prompt=TEXT,
         image_embeds=torch.from_numpy(condition.clip),
-        latents=torch.from_numpy(0.07 * condition.latent + 0.93 * start),
+        # given latents are taken as they are, not brought to the scheduler's first noise level
+        latents=torch.from_numpy(0.07 * condition.latent + 0.93 * start)
+        * pipe.scheduler.init_noise_sigma,
         num_inference_steps=steps,
         guidance_scale=1.0,
         noise_level=0,
@@ -76,12 +79,15 @@ def pipeline_latent(
     ).images.numpy()
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("schedule", ["ddim", "euler", "turbo", "dpmpp_2m", "unipc"])
 @pytest.mark.parametrize("steps", [1, 4, 20])
 def test_the_latent_equals_diffusers(
-    pictures: Pictures, pipeline, steps: int, monkeypatch: pytest.MonkeyPatch
+    pictures: Pictures, pipeline, steps: int, schedule: str, monkeypatch: pytest.MonkeyPatch
 ):
+    pipeline.scheduler = make_scheduler(schedule, pipeline.scheduler.config, steps)
     condition = random_condition(pictures, steps)
-    found = pictures.reconstruction.denoise(condition, steps=steps, seed=3)
+    found = pictures.reconstruction.denoise(condition, steps=steps, seed=3, schedule=schedule)
     expected = pipeline_latent(pipeline, condition, steps, 3, monkeypatch)
     # float32 rounding over the steps
     assert found == pytest.approx(expected, abs=1e-3 * float(np.abs(expected).max()))
@@ -120,7 +126,8 @@ def test_prompts_equal_transformers_also_when_they_are_too_long(pictures: Pictur
             text, padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
         with torch.inference_mode():
-            expected = pipeline.text_encoder(ids)[0].numpy()
+            hidden = pipeline.text_encoder(ids)[0]
+            expected = keys_values(pipeline.unet, hidden).numpy()
         states, cut = pictures.prompt.encode(text)
         assert states == pytest.approx(expected, abs=1e-4)
         assert (cut > 0) == (len(text) > 100)
@@ -177,6 +184,32 @@ def test_a_latent_that_overflows_stops_with_its_step(bundle: Bundle, pictures: P
     with pytest.raises(ScansideError, match="not finite after step 3 of 8; check the volume's"):
         broken.denoise(random_condition(pictures, 0), steps=8, seed=0)
     assert len(calls) == 3
+
+
+def test_a_denoising_that_is_stopped_leaves_its_guess(pictures: Pictures):
+    picture, condition = pictures.reconstruction, random_condition(pictures, 0)
+    steps = list(picture.steps(condition, steps=4, seed=1))
+    assert [(s.number, s.of) for s in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert (steps[-1].latent == picture.denoise(condition, steps=4, seed=1)).all()
+    # the U-Net has not run again for whoever stops
+    stopped = picture.steps(condition, steps=4, seed=1)
+    assert (next(stopped).latent == steps[0].latent).all()
+
+
+def test_the_mix_that_keeps_variance(bundle: Bundle, pictures: Pictures):
+    seen: list[np.ndarray] = []
+
+    def out(feeds: dict[str, np.ndarray]) -> np.ndarray:
+        seen.append(feeds["sample"])
+        return np.zeros((1, 4, 8, 8), np.float32)
+
+    condition = random_condition(pictures, 0)
+    for mix in ("literal", "variance"):
+        reconstruction_with(bundle, pictures, out, mix=mix).denoise(condition, steps=1, seed=2)
+    noise = np.random.Generator(np.random.Philox(2)).standard_normal((1, 4, 8, 8), np.float32)
+    assert seen[0] == pytest.approx(0.07 * condition.latent + 0.93 * noise, abs=1e-5)
+    kept = np.sqrt(1 - 0.93**2)
+    assert seen[1] == pytest.approx(kept * condition.latent + 0.93 * noise, abs=1e-5)
 
 
 def test_steps_without_a_table_are_refused(pictures: Pictures):

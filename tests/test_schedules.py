@@ -1,4 +1,4 @@
-"""The tables against diffusers' own schedulers, stepping the same model outputs."""
+"""The schedules against diffusers' own schedulers, driven by the same model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-from scanside.export.schedules import COLUMNS, SCHEDULES, STEPS, schedule_tables
+from scanside.export.schedules import (
+    SCHEDULES,
+    STEPS,
+    make_schedule,
+    make_scheduler,
+    schedule_tables,
+)
 from scanside.runtime.errors import CheckpointError
+from scanside.runtime.schedule import Schedule
 
 # diffusers 0.39 hands torch tensors to numpy in a way that numpy 2 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -24,46 +30,95 @@ STABLE_DIFFUSION: dict[str, Any] = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
+SHAPE = (1, 4, 8, 8)
 
 
-def diffusers_scheduler(name: str, config: dict[str, Any]) -> Any:
-    if name == "ddim":
-        return DDIMScheduler.from_config(config)
-    return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++")
+def model(x: np.ndarray, timestep: float) -> np.ndarray:
+    """Something that is not linear, in the place of a U-Net."""
+    return np.tanh(1.3 * x) + 0.1 * np.cos(timestep)
 
 
-def run_table(table: np.ndarray, x: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    last = np.zeros_like(x)
-    for (_, in_scale, x0_x, x0_out, x_x, x0_now, x0_last, noise), out in zip(
-        table, outputs, strict=True
-    ):
-        assert in_scale == 1
-        assert noise == 0
-        guess = x0_x * x + x0_out * out
-        x = x_x * x + x0_now * guess + x0_last * last
-        last = guess
-    return x
+def noise(step: int) -> np.ndarray:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(step)).numpy()
+
+
+def by_diffusers(
+    scheduler: Any, start: np.ndarray, begin: int = 0
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The latent at the end, and the guesses on the way where the scheduler tells them."""
+    x, guesses = torch.from_numpy(start), []
+    for k, t in enumerate(scheduler.timesteps[begin:]):
+        out = torch.from_numpy(model(scheduler.scale_model_input(x, t).numpy(), float(t)))
+        seeded = {"generator": torch.Generator().manual_seed(k)} if _draws(scheduler) else {}
+        step = scheduler.step(out.float(), t, x.float(), **seeded)
+        x = step.prev_sample
+        if "pred_original_sample" in step:
+            guesses.append(step.pred_original_sample.numpy())
+    return x.numpy(), guesses
+
+
+def _draws(scheduler: Any) -> bool:
+    return type(scheduler).__name__ == "LCMScheduler"
+
+
+def by_table(plan: Schedule, start: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    met = np.zeros((len(plan.final), start.size))
+    met[0] = start.ravel()
+    guesses = []
+    for k in range(plan.steps):
+        met[1 + k] = model(plan.inputs[k] @ met, float(plan.timesteps[k]))
+        guesses.append((plan.guesses[k] @ met).reshape(SHAPE))
+        if plan.draws_noise:
+            met[1 + plan.steps + k] = noise(k).ravel()
+    return (plan.final @ met).reshape(SHAPE), guesses
+
+
+def test_packing_loses_nothing() -> None:
+    plan = make_schedule("lcm", STABLE_DIFFUSION | {"prediction_type": "epsilon"}, 4)
+    again = Schedule.unpack(plan.pack())
+    for field in ("timesteps", "inputs", "guesses", "final"):
+        np.testing.assert_array_equal(getattr(plan, field), getattr(again, field))
+    with pytest.raises(ValueError, match="4 steps cannot have the shape"):
+        Schedule.unpack(plan.pack()[:, 1:])
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon", "sample"])
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_table_equals_diffusers(name: str, steps: int, prediction: str, spacing: str) -> None:
+def test_a_schedule_equals_diffusers(name: str, steps: int, prediction: str, spacing: str) -> None:
     config = STABLE_DIFFUSION | {"prediction_type": prediction, "timestep_spacing": spacing}
-    table = SCHEDULES[name](config, steps)
-    rng = np.random.default_rng(0)
-    outputs = rng.standard_normal((steps, 4, 8, 8))
-    start = rng.standard_normal((4, 8, 8))
-    scheduler = diffusers_scheduler(name, config)
-    scheduler.set_timesteps(steps)
-    assert table[:, 0].tolist() == scheduler.timesteps.tolist()
-    x = torch.from_numpy(start)
-    for t, out in zip(scheduler.timesteps, torch.from_numpy(outputs), strict=True):
-        x = scheduler.step(out, t, x).prev_sample
-    got = run_table(table, start, outputs)
-    # diffusers keeps its alphas and sigmas in float32
-    np.testing.assert_allclose(got, x.numpy(), atol=1e-5 * np.abs(got).max())
+    start = np.random.default_rng(0).standard_normal(SHAPE)
+    scheduler = make_scheduler(name, config, steps)
+    expected, told = by_diffusers(scheduler, start * float(scheduler.init_noise_sigma))
+    plan = Schedule.unpack(make_schedule(name, config, steps).pack())
+    assert plan.timesteps.tolist() == scheduler.timesteps.tolist()
+    found, guesses = by_table(plan, start)
+    largest = np.abs(expected).max()
+    # diffusers keeps its samples in float32
+    np.testing.assert_allclose(found, expected, atol=5e-5 * largest)
+    for guess, wanted in zip(guesses, told, strict=False):
+        np.testing.assert_allclose(guess, wanted, atol=5e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_later_start_equals_diffusers_image_to_image(name: str) -> None:
+    config = STABLE_DIFFUSION | {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    latent, fresh = np.random.default_rng(1).standard_normal((2, *SHAPE)).astype(np.float32)
+    scheduler = make_scheduler(name, config, 10)
+    begin = 4
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    time = scheduler.timesteps[begin : begin + 1]
+    noised = scheduler.add_noise(torch.from_numpy(latent), torch.from_numpy(fresh), time).numpy()
+    expected, _ = by_diffusers(scheduler, noised, begin)
+    alpha = float(make_scheduler("ddim", config, 10).alphas_cumprod[int(time)])
+    mixed = np.sqrt(alpha) * latent + np.sqrt(1 - alpha) * fresh
+    plan = make_schedule(name, config, 6, skip=0.4)
+    assert plan.timesteps[0] == time
+    np.testing.assert_allclose(
+        by_table(plan, mixed)[0], expected, atol=1e-4 * np.abs(expected).max()
+    )
 
 
 def test_zero_terminal_snr_starts_from_pure_noise() -> None:
@@ -72,18 +127,16 @@ def test_zero_terminal_snr_starts_from_pure_noise() -> None:
         "timestep_spacing": "trailing",
         "rescale_betas_zero_snr": True,
     }
-    first = dict(zip(COLUMNS, SCHEDULES["ddim"](config, 4)[0], strict=True))
-    assert (first["x0_x"], first["x0_out"]) == (0, -1)
-    with pytest.raises(CheckpointError, match="epsilon.*no clean latent"):
-        SCHEDULES["ddim"](config | {"prediction_type": "epsilon"}, 4)
+    first = make_schedule("ddim", config, 4).guesses[0]
+    assert (first[0], first[1]) == (0, -1)
+    with pytest.raises(CheckpointError, match="epsilon.*no finite latent"):
+        make_schedule("ddim", config | {"prediction_type": "epsilon"}, 4)
 
 
 def test_every_schedule_and_step_count_has_a_table() -> None:
     tables = schedule_tables(STABLE_DIFFUSION | {"prediction_type": "v_prediction"})
-    for name in SCHEDULES:
-        for steps in STEPS:
-            assert tables[f"{name}_{steps}"].shape == (steps, len(COLUMNS))
-            assert tables[f"{name}_{steps}_start"] == 1
+    assert set(tables) == {f"{name}_{steps}" for name in SCHEDULES for steps in STEPS}
+    assert all(Schedule.unpack(table).steps == int(k.split("_")[-1]) for k, table in tables.items())
 
 
 @pytest.mark.parametrize("option", ["clip_sample", "thresholding"])

@@ -8,11 +8,14 @@ and the mean of three. Volumes go through the decoder's front door as int16 NIfT
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +102,19 @@ def _oracle(subject: str) -> Oracle:
     return Oracle(_brain(subject))
 
 
-def score(bundle: Path, checkpoint: Path, trials: int = TRIALS) -> dict[str, Any]:
+def score(
+    bundle: Path, checkpoint: Path, trials: int = TRIALS, processes: int = 1
+) -> dict[str, Any]:
     """All scores, as `manifest.json` and `benchmarks/results/` hold them.
+
+    Parameters
+    ----------
+    bundle, checkpoint : Path
+        The compiled chain, and what it was compiled from.
+    trials : int
+        For each of `CONDITIONS`.
+    processes : int
+        Conditions that are decoded side by side, on one thread each.
 
     Returns
     -------
@@ -109,21 +123,29 @@ def score(bundle: Path, checkpoint: Path, trials: int = TRIALS) -> dict[str, Any
         `rows`: what, condition, and one number for each of compiled, pytorch, oracle, chance,
         mean_image (null where it has no meaning).
     """
-    frozen = FrozenEncoders(checkpoint)
-    rows: list[dict[str, Any]] = []
-    same: list[bool] = []
-    meter = Progress("scores", len(CONDITIONS) * trials)
-    with Decoder.open(bundle) as decoder:
+    work = [(bundle, checkpoint, trials, c) for c in range(len(CONDITIONS))]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        scored = list(pool.map(_score_condition, work))
+    return {
+        "trials": trials,
+        "same_text": float(np.mean([same for _, same in scored])),
+        "rows": [row for rows, _ in scored for row in rows],
+    }
+
+
+def _score_condition(work: tuple[Path, Path, int, int]) -> tuple[list[dict[str, Any]], float]:
+    """Rows of one condition, and the share of captions on which both chains agree."""
+    bundle, checkpoint, trials, c = work
+    torch.set_num_threads(1)
+    condition, subjects, repeats = CONDITIONS[c]
+    scenes = draw_scenes(trials, np.random.default_rng([91, c // 2]), held_out=True)
+    meter = Progress(condition, trials)
+    with Decoder.open(bundle, threads=1) as decoder:
         chain = TorchChain.open(checkpoint)
-        for c, (condition, subjects, repeats) in enumerate(CONDITIONS):
-            scenes = draw_scenes(trials, np.random.default_rng([91, c // 2]), held_out=True)
-            results = _decode_all(decoder, chain, scenes, subjects, repeats, meter)
-            same += [
-                a == b
-                for a, b in zip(results["compiled"].texts, results["pytorch"].texts, strict=True)
-            ]
-            rows += _rows(condition, scenes, results, frozen)
-    return {"trials": trials, "same_text": float(np.mean(same)), "rows": rows}
+        results = _decode_all(decoder, chain, scenes, subjects, repeats, meter)
+    texts = zip(results["compiled"].texts, results["pytorch"].texts, strict=True)
+    rows = _rows(condition, scenes, results, FrozenEncoders(checkpoint))
+    return rows, float(np.mean([a == b for a, b in texts]))
 
 
 def _decode_all(
@@ -193,7 +215,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     named = [scenes.named(i) for i in range(len(scenes))]
     true = render(scenes)
-    true_clip = _clip(frozen, true)
+    true_clip = clip_vectors(frozen, true)
     table: dict[str, dict[str, float | None]] = {
         what: {}
         for what in (
@@ -212,7 +234,7 @@ def _rows(
         table["two-way identification"][name] = (
             0.5
             if name == "mean image"
-            else two_way_identification(_clip(frozen, images), true_clip)
+            else two_way_identification(clip_vectors(frozen, images), true_clip)
         )
         table["PixCorr image"][name] = pixel_correlation(images, true)
         table["PixCorr preview"][name] = pixel_correlation(previews, true)
@@ -227,7 +249,8 @@ def _rows(
 
 
 @torch.no_grad()
-def _clip(frozen: FrozenEncoders, pictures: Pictures) -> NDArray[np.float32]:
+def clip_vectors(frozen: FrozenEncoders, pictures: Pictures) -> NDArray[np.float32]:
+    """CLIP image vectors (B, 128) of pictures (B, 64, 64, 3) in 0..1."""
     pixels = torch.from_numpy(pictures.astype(np.float32)).permute(0, 3, 1, 2) * 2 - 1
     assert pixels.shape[-1] == IMAGE_SIZE
     return frozen.image(pixels).image_embeds.numpy()
@@ -242,7 +265,7 @@ def write_scores(checkpoint: Path, work: Path, trials: int = TRIALS) -> None:
     del work
     with tempfile.TemporaryDirectory() as folder:
         bundle = export_bundle(checkpoint, Path(folder) / "bundle")
-        scores = score(bundle, checkpoint, trials)
+        scores = score(bundle, checkpoint, trials, processes=os.cpu_count() or 1)
     (checkpoint / "quality.json").write_text(json.dumps({"scores": scores}, indent=2) + "\n")
     for row in scores["rows"]:
         print(json.dumps(row), file=sys.stderr)
