@@ -21,6 +21,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+_REACH = tl.constexpr(0.5 + 2**-16)
+"""REACH of `resample_reference.py`; triton reads no other module's numbers."""
+
 
 @triton.jit
 def _quotient(lane: tl.tensor, inverse: tl.tensor):
@@ -84,7 +87,7 @@ def _neighbours(voxel: tl.tuple, row: tl.tuple, SIZE: tl.tensor, stride: tl.tens
     low = (point >> 32).to(tl.int32)
     weight = point.to(tl.uint32).to(tl.float32) * (1 / (1 << 32))
     position = low.to(tl.float32) + weight
-    inside = (position >= -0.5) & (position <= SIZE.to(tl.float32) - 0.5)
+    inside = (position >= -_REACH) & (position <= SIZE.to(tl.float32) - 1 + _REACH)
     near = tl.minimum(tl.maximum(low, 0), SIZE - 1).to(tl.uint32)
     far = tl.minimum(tl.maximum(low + 1, 0), SIZE - 1).to(tl.uint32)
     stride = stride.to(tl.uint32)
