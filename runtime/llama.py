@@ -51,6 +51,21 @@ def last_words() -> str:
     return "; ".join(_log) or "no reason"
 
 
+def may_repack(system_info: bytes) -> bool:
+    """Whether llama.cpp may lay weights out anew for this processor.
+
+    Not where it was built for AMX: compilers drop the stores of its tile configuration, and the
+    first matrix product then ends the process (https://github.com/ggml-org/llama.cpp/pull/26954).
+    Weights as they lie in the file are multiplied with AVX-512 instead.
+
+    Parameters
+    ----------
+    system_info : bytes
+        What `llama_print_system_info` says.
+    """
+    return b"AMX_INT8 = 1" not in system_info
+
+
 class LlamaModel:
     """The weights and the vocabulary of one GGUF file; a `LlamaCache` computes with them.
 
@@ -77,6 +92,7 @@ class LlamaModel:
         _log.clear()
         parameters = api.llama_model_default_params()
         parameters.n_gpu_layers = 0
+        parameters.use_extra_bufts = may_repack(api.llama_print_system_info())
         pointer = api.llama_model_load_from_file(str(path).encode(), parameters)
         if not pointer:
             raise BundleError(f"{path}: llama.cpp cannot load it ({last_words()})")

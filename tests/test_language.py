@@ -15,7 +15,7 @@ from scanside.runtime.bundle import Bundle
 from scanside.runtime.errors import BundleError, InputError, ScansideError
 from scanside.runtime.generation import Generation
 from scanside.runtime.language import LanguageModel
-from scanside.runtime.llama import LlamaModel
+from scanside.runtime.llama import LlamaModel, may_repack
 from scanside.runtime.llama_cache import LlamaCache
 from scanside.runtime.manifest import LanguageSpec
 
@@ -83,6 +83,11 @@ def oracle_log_probs(oracle, prefix: np.ndarray, question: str, tokens: list[int
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("question", QUESTIONS)
+def test_weights_are_not_laid_out_for_amx_which_ends_the_process():
+    assert not may_repack(b"CPU : AVX512 = 1 | AMX_INT8 = 1 | REPACK = 1 | ")
+    assert may_repack(b"CPU : AVX512 = 1 | REPACK = 1 | ")
+
+
 def test_greedy_tokens_and_their_probabilities_equal_transformers(
     language: LanguageModel, spec: LanguageSpec, oracle, seed: int, question: str
 ):
