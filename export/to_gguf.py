@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ import gguf
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor
 
 from ..runtime.errors import CheckpointError
 from .gguf_vocab import read_vocabulary
+from .shards import open_shard, stored_shape, tensor_files
 
 Json = dict[str, Any]
 
@@ -36,6 +35,8 @@ _RAW_TYPES = {
     "f16": gguf.GGMLQuantizationType.F16,
     "bf16": gguf.GGMLQuantizationType.BF16,
 }
+_STORED = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+"""safetensors' names."""
 _ITEM_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 
 
@@ -62,8 +63,8 @@ def to_gguf(
     Raises
     ------
     CheckpointError
-        Not a Llama, an unsupported rope scaling, a tensor of unknown name, or a tokenizer that
-        llama.cpp lacks.
+        Not a plain Llama in safetensors, an unsupported rope scaling, a tensor of unknown name, or
+        a tokenizer that llama.cpp lacks.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("model_type") != "llama":
@@ -71,6 +72,7 @@ def to_gguf(
             f"{folder} is of model_type {config.get('model_type')!r}; supported is 'llama' "
             "(Llama 2, Vicuna, Llama 3, 3.1, 3.2)"
         )
+    _check_config(config)
     writer = gguf.GGUFWriter(path, "llama")
     try:
         _write_hyperparameters(writer, config, dtype)
@@ -85,19 +87,28 @@ def to_gguf(
 
 
 def source_dtype(folder: Path) -> str:
-    """The GGUF type that holds a checkpoint's matrices without loss: "f16", "bf16" or "f32"."""
-    for _, file, name in _tensor_files(folder):
-        with safe_open(file, "pt") as shard:
-            found = shard.get_slice(name).get_dtype()
-        if len(shard_shape(file, name)) > 1:
-            return {"F16": "f16", "BF16": "bf16"}.get(found, "f32")
-    raise CheckpointError(f"{folder} holds no matrix")
+    """The GGUF type that holds a checkpoint's matrices without loss: "f16", "bf16" or "f32".
 
-
-def shard_shape(file: Path, name: str) -> list[int]:
-    """Shape of one stored tensor, without reading it."""
-    with safe_open(file, "pt") as shard:
-        return shard.get_slice(name).get_shape()
+    Raises
+    ------
+    CheckpointError
+        No matrix, or one in a type that is no plain float.
+    """
+    found: set[str] = set()
+    for file, name in tensor_files(folder):
+        with open_shard(file) as shard:
+            part = shard.get_slice(name)
+            if len(part.get_shape()) > 1:
+                found.add(part.get_dtype())
+    unknown = sorted(found - _STORED.keys())
+    if unknown:
+        raise CheckpointError(
+            f"{folder} holds matrices in {unknown[0]}; supported are {', '.join(_STORED)}: "
+            "export the model as it was before it was quantised"
+        )
+    if not found:
+        raise CheckpointError(f"{folder} holds no matrix")
+    return _STORED[found.pop()] if len(found) == 1 else "f32"
 
 
 def _write_hyperparameters(writer: gguf.GGUFWriter, config: Json, dtype: str) -> None:
@@ -121,6 +132,25 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Json, dtype: str) ->
     if kind == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(config["rope_scaling"]["factor"])
+
+
+def _check_config(config: Json) -> None:
+    """Refuse what would be run in another way than it was trained, without anybody noticing."""
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method")
+        raise CheckpointError(
+            f"llm/config.json says that the weights are quantised ({method}); export the model as "
+            "it was before, in float32, float16 or bfloat16"
+        )
+    if "rope_parameters" in config and "rope_theta" not in config:
+        raise CheckpointError(
+            "llm/config.json has 'rope_parameters', as transformers 5 writes them, and no "
+            "'rope_theta'; write its values as rope_theta and rope_scaling, as transformers 4 did"
+        )
+    if config.get("hidden_act", "silu") != "silu":
+        raise CheckpointError(
+            f"llm/config.json has the activation {config['hidden_act']!r}; a Llama has 'silu'"
+        )
 
 
 def _rope_kind(config: Json) -> str:
@@ -155,22 +185,6 @@ def rope_factors(config: Json) -> NDArray[np.float32] | None:
     return factors.astype(np.float32)
 
 
-def _tensor_files(folder: Path) -> Iterator[tuple[int, Path, str]]:
-    """(running number, shard, tensor name) of every weight, in stored order."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        files = ["model.safetensors"]
-    number = 0
-    for file in files:
-        with safe_open(folder / file, "pt") as shard:
-            names = list(shard.keys())
-        for name in names:
-            yield number, folder / file, name
-            number += 1
-
-
 def _write_tensors(writer: gguf.GGUFWriter, folder: Path, config: Json, dtype: str) -> None:
     """Two passes over the shards: GGUF wants every shape before the first byte of data."""
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
@@ -179,13 +193,13 @@ def _write_tensors(writer: gguf.GGUFWriter, folder: Path, config: Json, dtype: s
     if factors is not None:
         writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
     tied = config.get("tie_word_embeddings", False)
-    for _, file, name in _tensor_files(folder):
+    for file, name in tensor_files(folder):
         if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
             continue
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if target is None:
             raise CheckpointError(f"llm holds the tensor '{name}', which is not part of a Llama")
-        shape = shard_shape(file, name)
+        shape = stored_shape(file, name)
         kind = "f32" if len(shape) == 1 else dtype
         nbytes = math.prod(shape) * _ITEM_BYTES[kind]
         writer.add_tensor_info(target, shape, np.dtype(np.float32), nbytes, _RAW_TYPES[kind])
@@ -196,7 +210,7 @@ def _write_tensors(writer: gguf.GGUFWriter, folder: Path, config: Json, dtype: s
     if factors is not None:
         writer.write_tensor_data(factors)
     for file, name in plan:
-        with safe_open(file, "pt") as shard:
+        with open_shard(file) as shard:
             tensor = permute(name, shard.get_tensor(name), config)
         writer.write_tensor_data(_bytes_of(tensor, "f32" if tensor.ndim == 1 else dtype))
 

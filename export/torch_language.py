@@ -76,7 +76,7 @@ class TorchLanguage:
             Without outer space, specials and stop strings.
         """
         ids = self.generate(prefix, task, question=question, max_tokens=max_tokens)
-        return [self._plain(row) for row in ids]
+        return [self.plain(row) for row in ids]
 
     @torch.inference_mode()
     def generate(
@@ -150,7 +150,8 @@ class TorchLanguage:
         stops = [i for i, token in enumerate(ids) if token in self.ends]
         return ids[: stops[0] + 1] if stops else ids
 
-    def _plain(self, ids: list[int]) -> str:
+    def plain(self, ids: list[int]) -> str:
+        """The text of generated ids, as `text` gives it."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         for stop in self.dialogue["template"]["stop"]:
             text = text.split(stop)[0]

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
 from scanside.export.gguf_vocab import read_vocabulary
@@ -162,6 +163,42 @@ def test_every_tensor_has_the_type_that_is_claimed(name: str, tmp_path: Path) ->
     assert fine <= {"output", "attn_v", "ffn_down"}
 
 
+def test_a_width_that_k_quants_do_not_fit_is_refused(tmp_path: Path) -> None:
+    """llama.cpp would take another type for it, in silence."""
+    folder = write_llama(tmp_path / "hf", intermediate_size=320)
+    with pytest.raises(CheckpointError, match="rows of 320 became Q.*, which is not q4_k_m"):
+        quantised_gguf(folder, tmp_path / "m.gguf", "q4_k_m", {})
+    assert quantised_gguf(folder, tmp_path / "m.gguf", "q8_0", {}).is_file()
+
+
+def test_a_checkpoint_of_mixed_types_is_kept_in_float32(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "hf", dtype=torch.bfloat16)
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[name].half()
+    save_file(tensors, folder / "model.safetensors")
+    assert source_dtype(folder) == "f32"
+    tensors[name] = tensors[name].to(torch.int8)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="matrices in I8; supported are F32, F16, BF16"):
+        source_dtype(folder)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "lacking"])
+def test_damaged_shards_are_refused(damage: str, tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "hf", shard_bytes=700_000)
+    shard = max(folder.glob("model-*.safetensors"))
+    if damage == "gone":
+        shard.unlink()
+    elif damage == "cut":
+        shard.write_bytes(shard.read_bytes()[:-1000])
+    else:
+        save_file({"other": torch.zeros(1)}, shard)
+    sentence = {"gone": "are not there", "cut": "cannot be read", "lacking": "lacks '.*promises"}
+    with pytest.raises(CheckpointError, match=sentence[damage]):
+        to_gguf(folder, tmp_path / "m.gguf")
+
+
 def test_quantised_logits_stay_near(tmp_path: Path) -> None:
     folder = write_llama(tmp_path / "hf")
     worst: list[float] = []
@@ -272,6 +309,8 @@ def test_tokenizer_model_alone_is_enough(tmp_path: Path) -> None:
     [
         ("config.json", {"model_type": "qwen2"}, "model_type 'qwen2'; supported is 'llama'"),
         ("config.json", {"rope_scaling": {"rope_type": "yarn"}}, "rope scaling 'yarn'"),
+        ("config.json", {"quantization_config": {"quant_method": "gptq"}}, r"quantised \(gptq\)"),
+        ("config.json", {"hidden_act": "gelu"}, "activation 'gelu'; a Llama has 'silu'"),
         ("config.json", {"vocab_size": 300}, r"tokens, the embedding matrix 300 rows"),
         ("tokenizer.json", {"pre_tokenizer": None}, "no Split pre-tokenizer"),
         ("tokenizer.json", {"model": {"type": "Unigram"}}, "is a Unigram tokenizer"),
