@@ -27,7 +27,9 @@ from .variants import ARCHITECTURES, BLOCK, SCRATCH, VARIANTS, WARPS, Variant
 
 _OLDEST = min(ARCHITECTURES)
 _PTX_VERSION = 80  # of CUDA 12.0, so that every driver since then can compile it
-_SOURCES = ("resample_triton.py", "variants.py", "compiled.py", "ahead_of_time.py")
+_SOURCES = (
+    "resample_triton.py", "variants.py", "arguments.py", "compiled.py", "ahead_of_time.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

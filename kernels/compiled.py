@@ -24,6 +24,10 @@ from .variants import ARGUMENTS, BLOCK, CONTRACT, SCRATCH, Variant
 CONTRACT_FILE = "kernels.json"
 
 
+class NoCodeError(ValueError):
+    """There are kernels, but none for this device."""
+
+
 def contract() -> dict[str, Any]:
     """What this version of scanside hands to a kernel, as it stands in kernels.json."""
     return {
@@ -85,8 +89,8 @@ class CompiledKernels:
 
         Raises
         ------
-        ValueError
-            There is no code that this device could run.
+        NoCodeError
+            There is none that this device could run.
         """
         device = 10 * major + minor
         compiled = [int(t.removeprefix("sm_")) for t in self.targets if t.startswith("sm_")]
@@ -95,7 +99,7 @@ class CompiledKernels:
             return f"sm_{max(fitting)}"
         if "ptx" in self.targets and device >= self.document["images"]["ptx"]["capability"]:
             return "ptx"
-        raise ValueError(
+        raise NoCodeError(
             f"{self.folder} has code for {', '.join(self.targets)}, none of which runs on compute "
             f"capability {major}.{minor}; use impl='cpu'"
         )
@@ -108,6 +112,11 @@ class CompiledKernels:
         ValueError
             It is missing, damaged, or not the code that kernels.json was written for.
         """
+        if variant.name not in self.document["variants"]:
+            raise ValueError(
+                f"{self.folder} has no kernel {variant.name}, from the stored type of 'volume' to "
+                f"'dtype'; it has {', '.join(self.document['variants'])}"
+            )
         entry, launch = self.document["images"][target], self.document["variants"][variant.name]
         path = self.folder / entry["file"]
         try:
@@ -147,8 +156,30 @@ def _check_contract(path: Path, document: Any) -> None:
                 f"{path} was written for another launch contract: its {key} differ from what this "
                 "scanside hands to a kernel; export the bundle again"
             )
-    needy = [name for name, v in document["variants"].items() if any(v["scratch_bytes"].values())]
+    try:
+        needy = _check_entries(document["variants"], document["images"])
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise ValueError(
+            f"{path} lacks a part of the launch contract ({exc}); export the bundle again"
+        ) from exc
     if needy:
         raise ValueError(
             f"{path}: {', '.join(needy)} needs scratch memory, and this scanside launches with none"
         )
+
+
+def _check_entries(variants: dict[str, Any], images: dict[str, Any]) -> list[str]:
+    """Meet every entry that is read later; gives the variants that need scratch memory."""
+    for name, launch in variants.items():
+        if Variant(launch["volume"], launch["tokens"]).name != name:
+            raise ValueError(f"{name} is not what it says it is")
+        if not (launch["symbol"] and 0 < launch["warps"] <= 32 and launch["shared_bytes"] >= 0):
+            raise ValueError(f"{name} cannot be launched")
+    for target, image in images.items():
+        if image["sha256"].keys() != variants.keys() or not image["file"]:
+            raise ValueError(f"{target} does not hold the variants")
+        if target == "ptx":
+            int(image["capability"])
+        elif not target.removeprefix("sm_").isdecimal():
+            raise ValueError(f"{target} is no architecture")
+    return [name for name, launch in variants.items() if any(launch["scratch_bytes"].values())]

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 
@@ -115,11 +114,15 @@ class Device:
             return int(call("cuMemAlloc", max(size_bytes, 1)))
 
     def upload(self, array: NDArray[Any]) -> int:
-        """Address of a copy of an array that `compact` has passed."""
+        """Address of a copy of an array whose memory is compact in some order of its axes."""
         address = self.allocate(array.nbytes)
-        if array.nbytes:
-            with self.current():
-                call("cuMemcpyHtoD", address, array.ctypes.data, array.nbytes)
+        try:
+            if array.nbytes:
+                with self.current():
+                    call("cuMemcpyHtoD", address, array.ctypes.data, array.nbytes)
+        except RuntimeError:
+            self.free(address)
+            raise
         return address
 
     def download(self, pointer: int, array: NDArray[Any]) -> None:
@@ -137,14 +140,6 @@ class Device:
     def release(self) -> None:
         """Let the primary context go, once everything made in it is freed."""
         call("cuDevicePrimaryCtxRelease", call("cuDeviceGet", self.number))
-
-
-def compact(array: NDArray[Any]) -> NDArray[Any]:
-    """The array itself if its memory is compact in some order of its axes, else a compact copy."""
-    order = np.argsort([-abs(stride) for stride in array.strides], kind="stable")
-    if array.transpose(*order).flags.c_contiguous:
-        return array
-    return array.copy(order="K")
 
 
 def _first_line(exc: BaseException) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import check_numbers, checked_matrix
+from .arguments import checked_matrix
 from .geometry import Geometry
 from .launch_plan import LaunchPlan, launch_plan
 from .variants import ARGUMENTS, SCRATCH
@@ -101,10 +101,9 @@ def plan_launch(
     mean: bool,
     inv_std: bool,
 ) -> LaunchPlan:
-    """The plan for device volumes, with the numbers checked by name."""
+    """The plan for device volumes, with the matrix and the numbers checked by name."""
     shape_only = np.broadcast_to(np.float32(0), volumes.shape)
     matrix = checked_matrix(model_to_source, shape_only, geometry)
-    check_numbers(slope=slope, inter=inter, fill=fill)
     batch = len(volumes.shape) == 4
     return launch_plan(
         geometry,

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 
 import numpy as np
 from numpy.typing import NDArray
 
 PADDINGS = ("back", "front", "both")
+LARGEST_CUBE = 1024
+"""Edge in voxels, to which the native code and the GPU's kernel are built."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,14 +41,16 @@ class Geometry:
     """Side of each axis that is padded: back, front, or both (an odd voxel goes to the back)."""
 
     def __post_init__(self) -> None:
-        grid = tuple(int(size) for size in self.grid)
+        grid = _whole("grid", self.grid)
         if len(grid) != 3 or min(grid) < 1:
             raise ValueError(f"'grid' must be three sizes of at least 1; got {self.grid}")
-        if self.cube < 1:
-            raise ValueError(f"'cube' must be at least 1; got {self.cube}")
+        (cube,) = _whole("cube", (self.cube,))
+        if not 1 <= cube <= LARGEST_CUBE:
+            raise ValueError(f"'cube' must be 1 to {LARGEST_CUBE}; got {cube}")
         if self.pad not in PADDINGS:
             raise ValueError(f"'pad' must be one of {', '.join(PADDINGS)}; got {self.pad!r}")
         object.__setattr__(self, "grid", grid)
+        object.__setattr__(self, "cube", cube)
         object.__setattr__(self, "active", self._checked_active())
 
     def _checked_active(self) -> NDArray[np.int64]:
@@ -102,6 +107,13 @@ class Geometry:
     def in_grid(self) -> NDArray[np.bool_]:
         """(N, C) False where a token element is padding."""
         return np.all((self.voxels >= 0) & (self.voxels < self.grid), axis=-1)
+
+
+def _whole(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(index(size) for size in sizes)
+    except TypeError:
+        raise TypeError(f"'{name}' must be in whole voxels; got {sizes}") from None
 
 
 def resize_matrix(

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import check_numbers
 from .geometry import Geometry
 from .variants import ARGUMENTS, BLOCK
 
 _FARTHEST = 1 << 30
-_LARGEST = float(np.finfo(np.float32).max)
 _PROGRAMS = 4096
 """Programs that keep the largest card busy; a batch is divided until there are as many."""
 
@@ -76,7 +76,8 @@ def launch_plan(
         Numbers that the kernel cannot hold; the message names the argument.
     """
     matrix, strides, skipped = _without_flips(model_to_source, shape, strides)
-    _check_limits(geometry, shape, strides, matrix, {"slope": slope, "inter": inter, "fill": fill})
+    check_numbers(slope=slope, inter=inter, fill=fill)
+    _check_limits(geometry, shape, strides, matrix)
     order = _lane_order(matrix, strides[1:])
     tile = _tile(geometry.cube, order)
     n_tiles, i_tiles, j_tiles = (
@@ -133,10 +134,7 @@ def _check_limits(
     shape: Sequence[int],
     strides: Sequence[int],
     matrix: NDArray[np.float64],
-    numbers: dict[str, float],
 ) -> None:
-    if geometry.cube > BLOCK:
-        raise ValueError(f"'geometry' has cubes of {geometry.cube}; on a GPU at most {BLOCK}")
     span = sum((size - 1) * stride for size, stride in zip(shape[1:], strides[1:], strict=True))
     if span >= 1 << 31:
         raise ValueError(
@@ -148,9 +146,6 @@ def _check_limits(
         raise ValueError(
             f"'model_to_source' leads {farthest.max():.0e} voxels away; expected less than 1e9"
         )
-    for name, number in numbers.items():
-        if not abs(number) <= _LARGEST:
-            raise ValueError(f"'{name}' must be finite in float32; got {number}")
 
 
 def _lane_order(matrix: NDArray[np.float64], strides: Sequence[int]) -> tuple[int, ...]:

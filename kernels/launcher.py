@@ -5,7 +5,8 @@
         launch(stream)
 
 Preparing checks everything and packs the arguments. A launch neither allocates nor waits, so it may
-stand in a CUDA graph; volumes and tokens stay at their addresses.
+stand in a CUDA graph; volumes and tokens stay at their addresses. For arrays of the host there is
+`host_to_host.py`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .arguments import check_volume, checked_output, checked_statistics, checked_type
+from .arguments import check_volume, checked_statistics, checked_type
 from .compiled import CompiledKernels, Image
-from .cuda_driver import Device, call, compact
+from .cuda_driver import Device, call
 from .device_arguments import DeviceArray, check_device_arrays, packed, plan_launch
 from .geometry import Geometry
 from .launch_plan import LaunchPlan
@@ -34,12 +36,14 @@ class Launch:
 
     def __init__(
         self,
+        resampler: CudaResampler,
         function: Any,
         device: Device,
         image: Image,
         plan: LaunchPlan,
         pointers: Sequence[int],
     ) -> None:
+        self._resampler = resampler
         self._function = function
         self._device = device
         self._threads = 32 * image.warps
@@ -50,6 +54,10 @@ class Launch:
 
     def __call__(self, stream: Any = 0) -> None:
         """Launch on a stream, given as `CUstream` or as its address; 0 is the default stream."""
+        if self._resampler.closed:
+            raise RuntimeError(
+                "this launch belongs to a CudaResampler that was closed; make another"
+            )
         if 0 in self._programs:
             return
         with self._device.current():
@@ -111,26 +119,37 @@ class CudaResampler:
             for name, values in (("mean", mean), ("inv_std", inv_std))
         ]
         compiled = CompiledKernels.open(kernels)
-        self._memory: list[int] = []
+        variant = Variant(self.volume_dtype.name, self.dtype.name)
         self._device = Device.open(device)
-        self._image = compiled.image(
-            Variant(self.volume_dtype.name, self.dtype.name),
-            compiled.target(*self._device.capability),
-        )
-        with self._device.current():
-            self._module = call("cuModuleLoadData", self._image.code + b"\0")
-            self._function = call("cuModuleGetFunction", self._module, self._image.symbol.encode())
-        corners = self._uploaded(np.ascontiguousarray(geometry.corners.T))
-        self._fixed = (corners, *(0 if v is None else self._uploaded(v) for v in statistics))
+        with ExitStack() as opened:  # undone in reverse if a step fails, and by `close`
+            opened.callback(self._device.release)
+            self._image = compiled.image(variant, compiled.target(*self._device.capability))
+            self._function = self._loaded(opened)
+            corners = self._uploaded(np.ascontiguousarray(geometry.corners.T), opened)
+            mean, inv_std = (0 if v is None else self._uploaded(v, opened) for v in statistics)
+            self._fixed = corners, mean, inv_std
+            self._opened = opened.pop_all()
+        self.closed = False
 
     @property
     def target(self) -> str:
         """The code that was chosen for the device: sm_90 and the like, or ptx."""
         return self._image.target
 
-    def _uploaded(self, array: NDArray[Any]) -> int:
-        self._memory.append(self._device.upload(array))
-        return self._memory[-1]
+    def _loaded(self, opened: ExitStack) -> Any:
+        with self._device.current():
+            module = call("cuModuleLoadData", self._image.code + b"\0")
+            opened.callback(self._unload, module)
+            return call("cuModuleGetFunction", module, self._image.symbol.encode())
+
+    def _unload(self, module: Any) -> None:
+        with self._device.current():
+            call("cuModuleUnload", module)
+
+    def _uploaded(self, array: NDArray[Any], opened: ExitStack) -> int:
+        pointer = self._device.upload(array)
+        opened.callback(self._device.free, pointer)
+        return pointer
 
     def prepare(
         self,
@@ -171,94 +190,16 @@ class CudaResampler:
             inv_std=inv_std != 0,
         )
         pointers = (volumes.pointer + plan.skipped_bytes, *self._fixed, tokens.pointer)
-        return Launch(self._function, self._device, self._image, plan, pointers)
-
-    def resample(self, volume: NDArray[Any], out: NDArray[Any], **placed: Any) -> None:
-        """Upload volumes, launch, and download the tokens into `out`; `placed` as in `prepare`."""
-        source = compact(volume)
-        memory, tokens = self._device.upload(source), self._device.allocate(out.nbytes)
-        try:
-            volumes = DeviceArray(
-                pointer=memory,
-                shape=source.shape,
-                dtype=source.dtype,
-                strides=source.strides,
-            )
-            made = DeviceArray(pointer=tokens, shape=out.shape, dtype=out.dtype)
-            self.prepare(volumes, made, **placed)()
-            self._device.download(tokens, out)
-        finally:
-            self._device.free(memory)
-            self._device.free(tokens)
+        return Launch(self, self._function, self._device, self._image, plan, pointers)
 
     def close(self) -> None:
-        """Free what was uploaded and loaded; may be called twice."""
-        if not self._memory:
-            return
-        while self._memory:
-            self._device.free(self._memory.pop())
-        with self._device.current():
-            call("cuModuleUnload", self._module)
-        self._device.release()
+        """Free what was uploaded and loaded; its launches are refused from then on, and calling it
+        twice does nothing."""
+        self.closed = True
+        self._opened.close()
 
     def __enter__(self) -> CudaResampler:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def resample_cuda(
-    volume: NDArray[Any],
-    geometry: Geometry,
-    *,
-    kernels: Path,
-    model_to_source: NDArray[np.float64],
-    slope: float = 1.0,
-    inter: float = 0.0,
-    mean: NDArray[Any] | None = None,
-    inv_std: NDArray[Any] | None = None,
-    fill: float = 0.0,
-    dtype: DTypeLike = np.float32,
-    out: NDArray[Any] | None = None,
-    device: int = 0,
-) -> NDArray[Any]:
-    """`resample_patchify` on a GPU, from host memory to host memory: upload, launch, download.
-
-    Whoever has many volumes, or has them on the device, makes a `CudaResampler` once.
-
-    Parameters
-    ----------
-    kernels : path
-        Folder of compiled kernels, such as BUNDLE/kernels.
-    device : int
-    volume, geometry, model_to_source, slope, inter, mean, inv_std, fill, dtype, out
-        As in `resample_patchify`.
-
-    Returns
-    -------
-    tokens : (N, C) or (B, N, C) dtype
-
-    Raises
-    ------
-    TypeError, ValueError
-        The message names the argument.
-    ImportError, RuntimeError
-        cuda-python or the driver is missing, or a call of the driver failed.
-    """
-    check_volume(volume, (3, 4))
-    made = checked_output(out, (*volume.shape[:-3], *geometry.shape), checked_type(dtype))
-    resampler = CudaResampler(
-        kernels,
-        geometry,
-        volume_dtype=volume.dtype,
-        dtype=made.dtype,
-        mean=mean,
-        inv_std=inv_std,
-        device=device,
-    )
-    with resampler:
-        resampler.resample(
-            volume, made, model_to_source=model_to_source, slope=slope, inter=inter, fill=fill
-        )
-    return made

@@ -14,6 +14,7 @@
 #endif
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define MANY_SETS 1
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -54,15 +55,27 @@ static const struct {
 #endif
 };
 
+#ifdef MANY_SETS
+/* Conversion of halves is a set of its own, which a virtual machine may lack; older compilers do
+   not know it by name. */
+static int has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 static int best_set(void)
 {
 #ifdef MANY_SETS
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) return 0;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
         return 2;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
-#endif
+    return 1;
+#else
     return 0;
+#endif
 }
 
 static void make_tokens(const Job *job, int set, int threads)

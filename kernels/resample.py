@@ -6,7 +6,7 @@ This is the face: it checks every argument and chooses the implementation openly
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -23,6 +23,9 @@ from .arguments import (
 from .geometry import Geometry
 from .native import native_code, resample_native
 from .resample_reference import resample_reference
+
+if TYPE_CHECKING:
+    from .host_to_host import HostResampler
 
 IMPLEMENTATIONS = ("auto", "cuda", "cpu", "reference")
 
@@ -86,52 +89,59 @@ def resample_patchify(
         The message names the argument.
     ImportError
         The native code is not built, or cuda-python is missing; the message holds the command.
+    RuntimeError
+        There is no NVIDIA driver, or a call of it failed.
     """
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"'impl' must be one of {', '.join(IMPLEMENTATIONS)}; got {impl!r}")
-    if impl == "cuda":
-        if kernels is None:
-            raise ValueError("'kernels' must name a folder of compiled kernels, as BUNDLE/kernels")
-        from .launcher import resample_cuda
-
-        return resample_cuda(
-            volume,
-            geometry,
-            kernels=kernels,
-            model_to_source=model_to_source,
-            slope=slope,
-            inter=inter,
-            mean=mean,
-            inv_std=inv_std,
-            fill=fill,
-            dtype=dtype,
-            out=out,
+    # all of it before a GPU is looked for
+    matrix = _checked(volume, geometry, model_to_source, slope, inter, fill)
+    out = checked_output(out, (*volume.shape[:-3], *geometry.shape), checked_type(dtype), volume)
+    with Resampler(
+        geometry,
+        mean=mean,
+        inv_std=inv_std,
+        dtype=dtype,
+        impl=impl,
+        threads=threads,
+        kernels=kernels,
+    ) as resampler:
+        return resampler(
+            volume, model_to_source=matrix, slope=slope, inter=inter, fill=fill, out=out
         )
-    resampler = Resampler(
-        geometry, mean=mean, inv_std=inv_std, dtype=dtype, impl=impl, threads=threads
-    )
-    return resampler(
-        volume, model_to_source=model_to_source, slope=slope, inter=inter, fill=fill, out=out
-    )
+
+
+def _checked(
+    volume: NDArray[Any],
+    geometry: Geometry,
+    matrix: NDArray[np.float64],
+    slope: float,
+    inter: float,
+    fill: float,
+) -> NDArray[np.float64]:
+    check_volume(volume, (3, 4))
+    check_numbers(slope=slope, inter=inter, fill=fill)
+    return checked_matrix(matrix, volume, geometry)
 
 
 class Resampler:
-    """`resample_patchify` for many volumes: what is the same for all of them is checked once.
+    """`resample_patchify` for many volumes: what is the same for all of them is checked once, and
+    on a GPU uploaded once.
 
-    On a GPU this is `launcher.CudaResampler`.
+    From device memory to device memory it is `launcher.CudaResampler`.
 
     Parameters
     ----------
-    geometry, mean, inv_std, dtype, threads
+    geometry, mean, inv_std, dtype, impl, threads, kernels
         As in `resample_patchify`. The statistics must not change afterwards.
-    impl : {"auto", "cpu", "reference"}
 
     Raises
     ------
     TypeError, ValueError
-        The message names the argument.
+        The message names the argument; kernels for another launch contract, or with no code for the
+        GPU, are one of them.
     ImportError
-        The native code is not built; the message holds the command.
+        The native code is not built, or cuda-python is missing; the message holds the command.
+    RuntimeError
+        There is no NVIDIA driver, or a call of it failed.
     """
 
     def __init__(
@@ -143,18 +153,31 @@ class Resampler:
         dtype: DTypeLike = np.float32,
         impl: str = "auto",
         threads: int | None = None,
+        kernels: str | PathLike[str] | None = None,
     ) -> None:
-        if impl not in ("auto", "cpu", "reference"):
-            raise ValueError(f"'impl' must be one of auto, cpu, reference; got {impl!r}")
+        if impl not in IMPLEMENTATIONS:
+            raise ValueError(f"'impl' must be one of {', '.join(IMPLEMENTATIONS)}; got {impl!r}")
         check_threads(threads)
         self.geometry = geometry
+        self.impl = "cpu" if impl == "auto" else impl
+        """What makes the tokens: cuda, cpu or reference."""
         self._mean = checked_statistics("mean", mean, geometry.shape)
         self._inv_std = checked_statistics("inv_std", inv_std, geometry.shape)
         self._dtype = checked_type(dtype)
-        self._impl = impl
         self._threads = threads
-        if impl != "reference":
-            native_code()  # that it is missing shows here, not at the first volume
+        # what is missing shows here, not at the first volume
+        self._gpu = self._on_gpu(kernels) if self.impl == "cuda" else None
+        if self.impl == "cpu":
+            native_code()
+
+    def _on_gpu(self, kernels: str | PathLike[str] | None) -> HostResampler:
+        if kernels is None:
+            raise ValueError("'kernels' must name a folder of compiled kernels, as BUNDLE/kernels")
+        from .host_to_host import HostResampler
+
+        return HostResampler(
+            kernels, self.geometry, dtype=self._dtype, mean=self._mean, inv_std=self._inv_std
+        )
 
     def __call__(
         self,
@@ -167,15 +190,28 @@ class Resampler:
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """Tokens of one volume or of a batch; see `resample_patchify`."""
-        check_volume(volume, (3, 4))
-        matrix = checked_matrix(model_to_source, volume, self.geometry)
-        check_numbers(slope=slope, inter=inter, fill=fill)
-        out = checked_output(out, (*volume.shape[:-3], *self.geometry.shape), self._dtype)
+        matrix = _checked(volume, self.geometry, model_to_source, slope, inter, fill)
+        shape = (*volume.shape[:-3], *self.geometry.shape)
+        out = checked_output(out, shape, self._dtype, volume)
+        if self._gpu:
+            self._gpu(volume, out, model_to_source=matrix, slope=slope, inter=inter, fill=fill)
+            return out
         batch, tokens = (volume, out) if volume.ndim == 4 else (volume[None], out[None])
         arguments = (matrix, slope, inter, self._mean, self._inv_std, fill)
-        if self._impl == "reference":
+        if self.impl == "reference":
             for one, of_one in zip(batch, tokens, strict=True):
                 resample_reference(one, self.geometry, *arguments, of_one)
         else:
             resample_native(batch, self.geometry, *arguments, tokens, threads=self._threads)
         return out
+
+    def close(self) -> None:
+        """Free what lies on a GPU; nothing else needs it. May be called twice."""
+        if self._gpu:
+            self._gpu.close()
+
+    def __enter__(self) -> Resampler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

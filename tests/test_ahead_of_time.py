@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -192,6 +193,34 @@ def test_a_description_of_something_else_is_refused(folder: Path, text: str):
     (folder / "kernels.json").write_text(text)
     with pytest.raises(ValueError, match="does not describe kernels"):
         CompiledKernels.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda d: d["variants"]["int16_to_float32"].pop("symbol"), "'symbol'"),
+        (lambda d: d["variants"]["int16_to_float32"].update(warps=0), "cannot be launched"),
+        (lambda d: d["variants"]["int16_to_float32"].update(tokens="float16"), "not what it says"),
+        (lambda d: d["variants"].pop("int16_to_float32"), "sm_80 does not hold the variants"),
+        (lambda d: d["images"]["ptx"].pop("capability"), "'capability'"),
+        (lambda d: d["images"].update(gfx90=d["images"]["sm_90"]), "gfx90 is no architecture"),
+        (lambda d: d.update(variants=3), "has no attribute 'items'"),
+    ],
+)
+def test_a_contract_that_lacks_a_part_is_refused(folder: Path, damage: Any, sentence: str):
+    document = json.loads((folder / "kernels.json").read_text())
+    damage(document)
+    (folder / "kernels.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=f"lacks a part of the launch contract.*{sentence}"):
+        CompiledKernels.open(folder)
+
+
+def test_a_variant_that_was_not_compiled_is_refused_by_name(tmp_path: Path):
+    some = compile_kernels(tmp_path, [Variant("int16", "float32")], [90])
+    with pytest.raises(
+        ValueError, match=r"has no kernel float32_to_float16.*; it has int16_to_flo"
+    ):
+        CompiledKernels.open(some).image(Variant("float32", "float16"), "sm_90")
 
 
 def test_a_damaged_description_and_a_missing_one(folder: Path):

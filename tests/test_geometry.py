@@ -46,20 +46,26 @@ def test_cube_of_one_voxel_is_the_plain_voxel_vector():
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "error", "sentence"),
     [
-        ({"grid": (0, 4, 4)}, "'grid' must be three sizes"),
-        ({"cube": 0}, "'cube' must be at least 1"),
-        ({"pad": "left"}, "'pad' must be one of back, front, both; got 'left'"),
-        ({"active": np.array([8])}, r"'active' must lie in 0..7, .*got 8"),
-        ({"active": np.array([-1])}, r"'active' must lie in 0..7, .*got -1"),
-        ({"active": np.array([1, 1])}, "'active' must name each cube once"),
-        ({"active": np.array([0.5])}, "'active' must be a list of integers"),
+        ({"grid": (0, 4, 4)}, ValueError, "'grid' must be three sizes"),
+        ({"grid": (4, 4)}, ValueError, "'grid' must be three sizes"),
+        ({"grid": (4.5, 4, 4)}, TypeError, r"'grid' must be in whole voxels; got \(4.5, 4, 4\)"),
+        ({"cube": 0}, ValueError, "'cube' must be 1 to 1024; got 0"),
+        ({"cube": 1025}, ValueError, "'cube' must be 1 to 1024; got 1025"),
+        ({"cube": 2.0}, TypeError, r"'cube' must be in whole voxels; got \(2.0,\)"),
+        ({"pad": "left"}, ValueError, "'pad' must be one of back, front, both; got 'left'"),
+        ({"active": np.array([8])}, ValueError, r"'active' must lie in 0..7, .*got 8"),
+        ({"active": np.array([-1])}, ValueError, r"'active' must lie in 0..7, .*got -1"),
+        ({"active": np.array([1, 1])}, ValueError, "'active' must name each cube once"),
+        ({"active": np.array([0.5])}, ValueError, "'active' must be a list of integers"),
     ],
 )
-def test_wrong_geometry_names_the_argument(change: dict[str, object], sentence: str):
+def test_wrong_geometry_names_the_argument(
+    change: dict[str, object], error: type[Exception], sentence: str
+):
     right = {"grid": (4, 4, 4), "cube": 2, "active": np.array([0])}
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(error, match=sentence):
         Geometry(**(right | change))
 
 

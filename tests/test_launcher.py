@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from scanside.kernels import Geometry, cuda_driver
+from scanside.kernels import Geometry, cuda_driver, resample_patchify
 from scanside.kernels.ahead_of_time import compile_kernels
-from scanside.kernels.cuda_driver import compact
 from scanside.kernels.device_arguments import (
     DeviceArray,
     check_device_arrays,
     packed,
     plan_launch,
 )
-from scanside.kernels.launcher import CudaResampler, resample_cuda
+from scanside.kernels.host_to_host import compact
+from scanside.kernels.launcher import CudaResampler
 from scanside.kernels.variants import ARGUMENTS, SCRATCH, Variant
 
 GEOMETRY = Geometry(grid=(6, 6, 6), cube=3, active=np.array([5, 0, 7]))
@@ -158,6 +158,7 @@ def test_numbers_are_refused_by_name(change: dict[str, Any], sentence: str):
         ({"mean": np.zeros((3, 26))}, ValueError, r"'mean' must have the shape \(3, 27\)"),
         ({"inv_std": np.full((3, 27), -1.0)}, ValueError, "'inv_std' must be at least 0"),
         ({"kernels": "nowhere"}, ValueError, "'kernels' must be a folder with kernels.json"),
+        ({"volume": [0]}, TypeError, "'volume' must be a NumPy array; got list"),
     ],
 )
 def test_host_arguments_are_refused_before_a_device_is_looked_for(
@@ -170,7 +171,7 @@ def test_host_arguments_are_refused_before_a_device_is_looked_for(
         "model_to_source": np.eye(4),
     }
     with pytest.raises(error, match=sentence):
-        resample_cuda(**(right | change))
+        resample_patchify(**(right | change), impl="cuda")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a driver")
@@ -214,9 +215,8 @@ def test_the_launched_kernel_equals_the_cpu(tmp_path: Path):
     rng = np.random.default_rng(0)
     volume = np.asfortranarray(rng.integers(-999, 999, (9, 8, 7)).astype(np.int16))
     arguments = {"model_to_source": np.diag([1.4, 1.2, 1.1, 1]), "slope": 0.1, "inter": 2.0}
-    found = resample_cuda(volume, GEOMETRY, kernels=compile_kernels(tmp_path), **arguments)
-    from scanside.kernels import resample_patchify
-
+    kernels = compile_kernels(tmp_path)
+    found = resample_patchify(volume, GEOMETRY, impl="cuda", kernels=kernels, **arguments)
     assert found == pytest.approx(
         resample_patchify(volume, GEOMETRY, **arguments), rel=1e-5, abs=1e-3
     )

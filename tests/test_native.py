@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import ml_dtypes
@@ -106,6 +107,29 @@ def test_several_python_threads_may_resample_at_once():
     for worker in workers:
         worker.join()
     assert found == [True] * 15
+
+
+def test_other_python_threads_run_while_it_works():
+    """Were Python's lock held, this thread would wake once the call is over."""
+    volumes = np.zeros((16, 83, 104, 81), np.int16)
+    geometry = Geometry(grid=(83, 104, 81), cube=14, active=np.arange(288))
+    resample = Resampler(geometry, threads=1)
+    begun, over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        resample(volumes, model_to_source=TURNED)
+        over.set()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    begun.wait()
+    wakes = 0
+    while not over.is_set():
+        time.sleep(0.001)
+        wakes += 1
+    worker.join()
+    assert wakes >= 5
 
 
 def test_the_native_code_refuses_what_would_leave_its_memory():

@@ -14,6 +14,8 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from scanside.kernels import Geometry, Resampler, resample_patchify, resize_matrix
+from scanside.kernels.native import instruction_sets, resample_native
+from scanside.kernels.resample_reference import resample_reference
 
 IMPLEMENTATIONS = ("cpu", "reference")
 TYPES = ("int16", "uint16", "float16", "float32")
@@ -344,31 +346,73 @@ def laid_out(volume: np.ndarray, layout: str) -> np.ndarray:
     return wide[::2, ::2, ::2]
 
 
-# Rounding in each type, relative to the value: 10^-5 is what fp32 is held to.
+# Half a unit in the last place of each type, and 1e-5, to which fp32 is held, both relative
 PLACES = {np.float32: 1e-5, np.float16: 2**-11 + 1e-5, ml_dtypes.bfloat16: 2**-8 + 1e-5}
 
 
-@settings(deadline=None, max_examples=300, derandomize=True)
-@given(problems(), st.sampled_from(list(PLACES)))
+@settings(deadline=None, max_examples=400, derandomize=True)
+@given(
+    problems(),
+    st.sampled_from(list(PLACES)),
+    st.sampled_from(instruction_sets()),
+    st.integers(1, 3),
+)
 def test_native_code_equals_the_reference(
-    problem: tuple[np.ndarray, Geometry, dict[str, object], int], dtype: type
+    problem: tuple[np.ndarray, Geometry, dict[str, object], int],
+    dtype: type,
+    instruction_set: str,
+    batch: int,
 ):
     volume, geometry, arguments, _ = problem
-    expected = resample_patchify(volume, geometry, impl="reference", **arguments)
-    found = resample_patchify(
-        volume,
-        geometry,
-        impl="cpu",
-        dtype=dtype,
-        out=np.full(geometry.shape, np.nan, dtype),
-        **arguments,
-    ).astype(np.float32)
-    # relative to the real values, which are up to 3 * 2000 before the mean is taken off
-    scale = 1 if "inv_std" not in arguments else arguments["inv_std"]
+    volumes = np.stack([volume, volume[::-1], volume // 2])[:batch]
+    if batch == 1:
+        volumes = volume[None]  # in its own layout, which stacking loses
+    numbers = [arguments[name] for name in ("model_to_source", "slope", "inter")]
+    mean, inv_std = (checked(arguments.get(name)) for name in ("mean", "inv_std"))
+    found = np.full((batch, *geometry.shape), np.nan, dtype)
+    resample_native(
+        volumes, geometry, *numbers, mean, inv_std, arguments["fill"], found,
+        instruction_set=instruction_set,
+    )  # fmt: skip
+    expected = np.full(found.shape, np.nan)
+    for one, tokens in zip(volumes, expected, strict=True):
+        resample_reference(one, geometry, *numbers, mean, inv_std, arguments["fill"], tokens)
+    # where terms cancel, rounding is that of the largest of them, before the division by std
+    largest = 2000 * abs(arguments["slope"]) + abs(arguments["inter"]) + arguments["fill"]
+    cancelled = 1e-6 * (largest + (0 if mean is None else np.abs(mean).max(initial=0)))
+    cancelled *= 1 if inv_std is None else inv_std
     np.testing.assert_array_less(
-        np.abs(found - expected), PLACES[dtype] * np.abs(expected) + 1e-5 * 6000 * scale + 1e-6
+        np.abs(found.astype(float) - expected),
+        PLACES[dtype] * np.abs(expected) + cancelled + 2.0**-24,
     )
-    assert (found[~geometry.in_grid] == 0).all()
+    assert (found[:, ~geometry.in_grid] == 0).all()
+
+
+def checked(statistics: object) -> np.ndarray | None:
+    """Statistics as the face hands them on."""
+    return None if statistics is None else np.ascontiguousarray(statistics, np.float32)
+
+
+def test_an_axis_of_one_voxel_may_be_collapsed_and_no_other():
+    geometry = Geometry(grid=(4, 4, 4), cube=2, active=np.arange(8))
+    slice_ = np.ones((4, 4, 1), np.float32)
+    along = resize_matrix(slice_.shape, geometry.grid, align_corners=True)
+    assert along[2, 2] == 0
+    assert (resample_patchify(slice_, geometry, model_to_source=along) == 1).all()
+    across = along.copy()
+    across[0, 0] = 0
+    for impl in IMPLEMENTATIONS:
+        with pytest.raises(ValueError, match="'model_to_source' is singular"):
+            resample_patchify(slice_, geometry, model_to_source=across, impl=impl)
+
+
+def test_out_in_the_memory_of_the_volume_is_refused():
+    geometry = Geometry(grid=(4, 4, 4), cube=4, active=np.array([0]))
+    memory = np.zeros((4, 4, 4), np.float32)
+    with pytest.raises(ValueError, match="'out' must not lie in the memory of 'volume'"):
+        resample_patchify(
+            memory, geometry, model_to_source=np.eye(4), out=memory.reshape(geometry.shape)
+        )
 
 
 GEOMETRY = Geometry(grid=(4, 4, 4), cube=2, active=np.arange(2))
@@ -388,11 +432,19 @@ SINGULAR[2] = SINGULAR[1]
         ({"model_to_source": np.full((4, 4), np.nan)}, ValueError, "it holds NaN or infinity"),
         ({"model_to_source": SINGULAR}, ValueError, "'model_to_source' is singular"),
         ({"model_to_source": 2 * np.eye(4)}, ValueError, "end with the row 0 0 0 1"),
+        ({"volume": [[[1]]]}, TypeError, "'volume' must be a NumPy array; got list"),
+        ({"model_to_source": "identity"}, TypeError, "'model_to_source' must be a 4x4 matrix of"),
         ({"slope": np.nan}, ValueError, "'slope' must be finite"),
+        ({"slope": 1e39}, ValueError, r"'slope' must be finite in float32; got 1e\+39"),
+        ({"inter": "3"}, TypeError, "'inter' must be a number; got str"),
         ({"mean": np.zeros((2, 9))}, ValueError, r"'mean' must have the shape \(2, 8\)"),
         ({"inv_std": np.full((2, 8), np.inf)}, ValueError, "'inv_std' must be finite"),
         ({"mean": np.full((2, 8), 1e300)}, ValueError, "'mean' must be finite in float32"),
         ({"inv_std": np.full((2, 8), -1.0)}, ValueError, "'inv_std' must be at least 0"),
+        ({"inv_std": np.full((2, 8), np.nan)}, ValueError, "'inv_std' must be finite"),
+        ({"mean": [0.0]}, TypeError, "'mean' must be a NumPy array; got list"),
+        ({"mean": np.zeros((2, 8), complex)}, TypeError, "'mean' must hold real numbers; got comp"),
+        ({"out": [0.0]}, TypeError, "'out' must be a NumPy array; got list"),
         ({"impl": "magic"}, ValueError, "'impl' must be one of auto, cuda, cpu, reference"),
         ({"impl": "cuda"}, ValueError, "'kernels' must name a folder of compiled kernels"),
         ({"threads": 0}, ValueError, "'threads' must be 1 to 1024; got 0"),

@@ -1,0 +1,262 @@
+/* A CUDA driver without a card, built as libcuda.so.1 for tests of the launcher.
+
+   Memory is the host's. In place of the kernel, which the interpreter tests, a launch computes int16
+   volumes into float32 tokens from nothing but the arguments that it is handed, in the order of the
+   launch contract (ARGUMENTS in kernels/variants.py). Like the real driver it refuses work while no
+   context is current. It reads from the environment, at each call:
+
+     STAND_IN_CAPABILITY  compute capability, ten times
+     STAND_IN_FAILS       name of a call that runs out of memory
+     STAND_IN_LOG         file to which every call is added, one a line */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONTEXT = 201, NOT_FOUND = 500 };
+enum { MAJOR = 75, MINOR = 76 };
+
+static int depth, context, module, kernel;
+
+static int called(const char *name, int needs_context)
+{
+    const char *fails = getenv("STAND_IN_FAILS"), *path = getenv("STAND_IN_LOG");
+    FILE *log = path ? fopen(path, "a") : NULL;
+    if (log) {
+        fprintf(log, "%s\n", name);
+        fclose(log);
+    }
+    if (fails && !strcmp(fails, name)) return OUT_OF_MEMORY;
+    return needs_context && !depth ? INVALID_CONTEXT : SUCCESS;
+}
+
+#define CALLED(name, needs_context) \
+    do { \
+        const int status = called(name, needs_context); \
+        if (status) return status; \
+    } while (0)
+
+static int init(unsigned flags)
+{
+    CALLED("cuInit", 0);
+    return flags ? INVALID_VALUE : SUCCESS;
+}
+
+static int error_string(int status, const char **text)
+{
+    *text = status == OUT_OF_MEMORY ? "out of memory" : "something else";
+    return SUCCESS;
+}
+
+static int device_count(int *count)
+{
+    CALLED("cuDeviceGetCount", 0);
+    *count = 1;
+    return SUCCESS;
+}
+
+static int device(int *handle, int number)
+{
+    CALLED("cuDeviceGet", 0);
+    *handle = number;
+    return SUCCESS;
+}
+
+static int attribute(int *value, int which, int handle)
+{
+    const int capability = atoi(getenv("STAND_IN_CAPABILITY"));
+    CALLED("cuDeviceGetAttribute", 0);
+    (void)handle;
+    *value = which == MAJOR ? capability / 10 : capability % 10;
+    return which == MAJOR || which == MINOR ? SUCCESS : INVALID_VALUE;
+}
+
+static int retain(void **to, int handle)
+{
+    CALLED("cuDevicePrimaryCtxRetain", 0);
+    (void)handle;
+    *to = &context;
+    return SUCCESS;
+}
+
+static int release(int handle)
+{
+    CALLED("cuDevicePrimaryCtxRelease", 0);
+    (void)handle;
+    return SUCCESS;
+}
+
+static int push(void *which)
+{
+    CALLED("cuCtxPushCurrent", 0);
+    depth++;
+    return which == &context ? SUCCESS : INVALID_CONTEXT;
+}
+
+static int pop(void **which)
+{
+    CALLED("cuCtxPopCurrent", 1);
+    depth--;
+    *which = &context;
+    return SUCCESS;
+}
+
+static int synchronize(void)
+{
+    CALLED("cuCtxSynchronize", 1);
+    return SUCCESS;
+}
+
+static int allocate(uint64_t *pointer, size_t bytes)
+{
+    CALLED("cuMemAlloc", 1);
+    *pointer = (uint64_t)(uintptr_t)malloc(bytes);
+    if (*pointer) memset((void *)(uintptr_t)*pointer, 0xff, bytes); /* NaN */
+    return bytes && *pointer ? SUCCESS : INVALID_VALUE;
+}
+
+static int release_memory(uint64_t pointer)
+{
+    CALLED("cuMemFree", 1);
+    free((void *)(uintptr_t)pointer);
+    return SUCCESS;
+}
+
+static int upload(uint64_t to, const void *from, size_t bytes)
+{
+    CALLED("cuMemcpyHtoD", 1);
+    memcpy((void *)(uintptr_t)to, from, bytes);
+    return SUCCESS;
+}
+
+static int download(void *to, uint64_t from, size_t bytes)
+{
+    CALLED("cuMemcpyDtoH", 1);
+    memcpy(to, (const void *)(uintptr_t)from, bytes);
+    return SUCCESS;
+}
+
+static int load(void **to, const char *image)
+{
+    const int is_elf = !memcmp(image, "\x7f" "ELF", 4);
+    CALLED("cuModuleLoadData", 1);
+    *to = &module;
+    return is_elf || strstr(image, ".visible .entry resample_kernel") ? SUCCESS : INVALID_VALUE;
+}
+
+static int unload(void *which)
+{
+    CALLED("cuModuleUnload", 1);
+    return which == &module ? SUCCESS : INVALID_VALUE;
+}
+
+static int function(void **to, void *of, const char *name)
+{
+    CALLED("cuModuleGetFunction", 1);
+    *to = &kernel;
+    return of == &module && !strcmp(name, "resample_kernel") ? SUCCESS : NOT_FOUND;
+}
+
+/* Both neighbours of a position on one axis, in bytes, and whether it is inside. */
+static int neighbours(double position, int32_t size, uint32_t stride, int64_t at[2], double *weight)
+{
+    const double low = floor(position);
+    for (int side = 0; side < 2; side++) {
+        const double voxel = fmin(fmax(low + side, 0), size - 1);
+        at[side] = (int64_t)voxel * stride;
+    }
+    *weight = position - low;
+    return position >= -0.5 - 0x1p-16 && position <= size - 0.5 + 0x1p-16;
+}
+
+static int launch(
+    void *which, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned threads_y,
+    unsigned threads_z, unsigned shared, void *stream, void **p, void **extra)
+{
+    char line[128];
+    snprintf(line, sizeof line, "cuLaunchKernel %u threads, %u bytes shared, stream %llu", threads,
+             shared, (unsigned long long)(uintptr_t)stream);
+    CALLED("cuLaunchKernel", 1);
+    called(line, 1);
+    if (which != &kernel || !(x && y && z) || threads_y != 1 || threads_z != 1 || extra)
+        return INVALID_VALUE;
+
+#define POINTER(i) ((char *)(uintptr_t) * (uint64_t *)p[i])
+#define INT(i) (*(int32_t *)p[i])
+#define FLOAT(i) (*(float *)p[i])
+    const int32_t *corners = (int32_t *)POINTER(1), *grid[3] = {p[24], p[25], p[26]};
+    const float *mean = (float *)POINTER(2), *inv_std = (float *)POINTER(3);
+    float *tokens = (float *)POINTER(4);
+    const int32_t cube = INT(42), cubes = INT(43), batch = INT(44);
+    if (*(uint64_t *)p[51] || *(uint64_t *)p[52]) return INVALID_VALUE; /* no scratch memory */
+    for (int64_t b = 0; b < batch; b++)
+        for (int64_t n = 0; n < cubes; n++)
+            for (int32_t c = 0; c < cube * cube * cube; c++, tokens++) {
+                const int32_t in_cube[3] = {c / (cube * cube), c / cube % cube, c % cube};
+                const int64_t element = n * cube * cube * cube + c;
+                int64_t at[3][2];
+                double weight[3], value = 0;
+                int in_grid = 1, inside = 1, g[3];
+                for (int a = 0; a < 3; a++) {
+                    g[a] = corners[a * cubes + n] + in_cube[a];
+                    in_grid &= g[a] >= 0 && g[a] < *grid[a];
+                }
+                for (int a = 0; a < 3; a++) {
+                    int64_t **m = (int64_t **)p + 5 + 4 * a;
+                    const int64_t fixed = *m[0] * g[0] + *m[1] * g[1] + *m[2] * g[2] + *m[3];
+                    inside &= neighbours((double)fixed * 0x1p-32, INT(21 + a),
+                                         *(uint32_t *)p[18 + a], at[a], &weight[a]);
+                }
+                const char *volume = POINTER(0) + b * *(int64_t *)p[17];
+                for (int s = 0; s < 8; s++) {
+                    const int side[3] = {s >> 2, s >> 1 & 1, s & 1};
+                    double part = *(int16_t *)(volume + at[0][side[0]] + at[1][side[1]] +
+                                               at[2][side[2]]);
+                    for (int a = 0; a < 3; a++) part *= side[a] ? weight[a] : 1 - weight[a];
+                    value += part;
+                }
+                value = inside ? value * FLOAT(48) + FLOAT(49) : FLOAT(50);
+                if (INT(46)) value -= mean[element];
+                if (INT(47)) value *= inv_std[element];
+                *tokens = in_grid ? (float)value : 0;
+            }
+    return SUCCESS;
+}
+
+static const struct {
+    const char *name;
+    void *function;
+} CALLS[] = {
+    {"cuInit", init},
+    {"cuGetErrorString", error_string},
+    {"cuDeviceGetCount", device_count},
+    {"cuDeviceGet", device},
+    {"cuDeviceGetAttribute", attribute},
+    {"cuDevicePrimaryCtxRetain", retain},
+    {"cuDevicePrimaryCtxRelease", release},
+    {"cuCtxPushCurrent", push},
+    {"cuCtxPopCurrent", pop},
+    {"cuCtxSynchronize", synchronize},
+    {"cuMemAlloc", allocate},
+    {"cuMemFree", release_memory},
+    {"cuMemcpyHtoD", upload},
+    {"cuMemcpyDtoH", download},
+    {"cuModuleLoadData", load},
+    {"cuModuleUnload", unload},
+    {"cuModuleGetFunction", function},
+    {"cuLaunchKernel", launch},
+};
+
+/* The one symbol that cuda-python looks up; all others it asks for here. */
+int cuGetProcAddress_v2(
+    const char *symbol, void **function, int version, uint64_t flags, int *found)
+{
+    (void)version, (void)flags;
+    *function = NULL;
+    for (size_t i = 0; i < sizeof CALLS / sizeof *CALLS; i++)
+        if (!strcmp(CALLS[i].name, symbol)) *function = CALLS[i].function;
+    if (found) *found = *function ? 0 : 1;
+    return *function ? SUCCESS : NOT_FOUND;
+}
