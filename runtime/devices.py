@@ -12,7 +12,8 @@ from .errors import DeviceError, InputError
 
 STAGES = ("preprocess", "encoder", "language", "prompt_encoder", "unet", "vae_decoder")
 DEVICES = ("cpu", "cuda", "rtx", "tensorrt")
-AVAILABLE = ("cpu",)
+AVAILABLE = {stage: ("cpu",) for stage in STAGES} | {"preprocess": ("cpu", "cuda")}
+"""What this version runs each stage on."""
 
 
 def stage_devices(device: str | Mapping[str, str]) -> dict[str, str]:
@@ -40,10 +41,10 @@ def stage_devices(device: str | Mapping[str, str]) -> dict[str, str]:
     for stage, name in chosen.items():
         if name not in DEVICES:
             raise InputError(f"'device' must be one of {', '.join(DEVICES)}; got {name!r}")
-        if name not in AVAILABLE:
+        if name not in AVAILABLE[stage]:
             raise DeviceError(
-                f"device {name!r} was asked for {stage}, but this version runs on "
-                f"{', '.join(AVAILABLE)} only; use device='cpu'"
+                f"device {name!r} was asked for {stage}, but this version runs it on "
+                f"{', '.join(AVAILABLE[stage])} only; use device='cpu' for it"
             )
     return chosen
 

@@ -106,7 +106,7 @@ def _packages(problems: list[Problem]) -> dict[str, str]:
 
 def _engines(problems: list[Problem]) -> dict[str, str]:
     """Loads the engines, since an installed package may still fail to load."""
-    found = {d: "on" if d in AVAILABLE else "not in this version" for d in DEVICES}
+    found = {device: _stages_on(device) for device in DEVICES}
     try:
         import onnxruntime
 
@@ -131,6 +131,13 @@ def _engines(problems: list[Problem]) -> dict[str, str]:
             )
         )
     return found
+
+
+def _stages_on(device: str) -> str:
+    stages = [stage for stage, devices in AVAILABLE.items() if device in devices]
+    if len(stages) == len(AVAILABLE):
+        return "on"
+    return f"for {', '.join(stages)} only" if stages else "not in this version"
 
 
 def _bundle(where: str, problems: list[Problem]) -> dict[str, str]:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels import Geometry, Resampler, resize_matrix
-from .errors import BundleError, InputError, MissingExtraError
+from ..kernels.compiled import CompiledKernels, NoCodeError
+from .errors import BundleError, DeviceError, InputError, MissingExtraError
 from .manifest import EncoderSpec
 from .volume import Volume
 
@@ -29,20 +30,29 @@ class Preprocessor:
         Turns the values of a volume into the units of the bundle.
     threads : int
         CPU threads; fewer are used where a volume is too little work for them.
+    device : {"cpu", "cuda"}
+    kernels : CompiledKernels, optional
+        Those of the bundle, which "cuda" needs.
 
     Raises
     ------
     BundleError
-        Arrays that do not fit the geometry.
+        Arrays that do not fit the geometry, or no kernels where they are needed.
+    DeviceError
+        There is no GPU that the kernels run on.
     MissingExtraError
-        The native code is not built.
+        The native code is not built, or cuda-python is not installed.
     """
 
-    provider = "native C"
-    """What makes the tokens."""
-
     def __init__(
-        self, spec: EncoderSpec, arrays: Mapping[str, NDArray[Any]], scale: float, threads: int = 1
+        self,
+        spec: EncoderSpec,
+        arrays: Mapping[str, NDArray[Any]],
+        scale: float,
+        threads: int = 1,
+        *,
+        device: str = "cpu",
+        kernels: CompiledKernels | None = None,
     ) -> None:
         grid = spec.geometry
         self._grid = grid
@@ -66,13 +76,22 @@ class Preprocessor:
                 f"{spec.inputs['tokens'].shape[1:]}; export the bundle again"
             )
         statistics = {name: arrays[name] for name in wanted if name != "active"}
+        if device == "cuda" and kernels is None:
+            raise BundleError("the bundle has no kernels for a GPU; export it again, or use 'cpu'")
+        folder = kernels and kernels.folder
         try:
-            self._raw = Resampler(self.geometry, impl="cpu", threads=threads)
-            self._normalised = Resampler(self.geometry, **statistics, impl="cpu", threads=threads)
+            self._raw, self._normalised = (
+                Resampler(self.geometry, **given, impl=device, threads=threads, kernels=folder)
+                for given in ({}, statistics)
+            )
+        except (NoCodeError, RuntimeError) as exc:
+            raise DeviceError(str(exc)) from exc
         except ValueError as exc:
             raise BundleError(f"{spec.arrays}: {exc}; export the bundle again") from exc
         except ImportError as exc:
             raise MissingExtraError(str(exc)) from exc
+        self.provider = {"cpu": "native C", "cuda": "CUDA kernel"}[device]
+        """What makes the tokens."""
         self._voxels = self.geometry.voxels[self.geometry.in_grid]  # (V, 3)
         self._last: tuple[tuple[int, ...], bytes, Matrix] | None = None
 
@@ -96,18 +115,29 @@ class Preprocessor:
             infinite once scaled and normalised.
         """
         resample = self._normalised if normalised else self._raw
-        tokens = resample(
-            volume.data,
-            model_to_source=self.model_to_source(volume),
-            slope=volume.slope * self._scale,
-            inter=volume.inter * self._scale,
-        )
-        if not np.isfinite(tokens).all():
-            raise InputError(
-                f"{volume.name}: its values become infinite with slope {volume.slope:g}, intercept "
-                f"{volume.inter:g} and the bundle's scale {self._scale:g}; check header and units"
+        slope, inter = volume.slope * self._scale, volume.inter * self._scale
+        if not max(abs(slope), abs(inter)) <= np.finfo(np.float32).max:
+            raise self._too_large(volume)
+        try:
+            tokens = resample(
+                volume.data, model_to_source=self.model_to_source(volume), slope=slope, inter=inter
             )
+        except RuntimeError as exc:  # of the driver
+            raise DeviceError(str(exc)) from exc
+        if not np.isfinite(tokens).all():
+            raise self._too_large(volume)
         return tokens
+
+    def _too_large(self, volume: Volume) -> InputError:
+        return InputError(
+            f"{volume.name}: its values become infinite with slope {volume.slope:g}, intercept "
+            f"{volume.inter:g} and the bundle's scale {self._scale:g}; check header and units"
+        )
+
+    def close(self) -> None:
+        """Free what lies on a GPU; may be called twice."""
+        self._raw.close()
+        self._normalised.close()
 
     def model_to_source(self, volume: Volume) -> Matrix:
         """The matrix of the volumes' place; a run of volumes shares one, so the last is kept."""
@@ -125,15 +155,18 @@ class Preprocessor:
 
     def _check_overlap(self, volume: Volume) -> None:
         matrix = np.linalg.inv(volume.affine) @ self._affine
-        points = self._voxels @ matrix[:3, :3].T + matrix[:3, 3]
-        inside = (points >= -0.5) & (points <= np.array(volume.data.shape) - 0.5)
-        if not inside.all(axis=1).any():
-            centre = volume.affine @ [*((np.array(volume.data.shape) - 1) / 2), 1]
-            wanted = self._affine @ [*self._voxels.mean(axis=0), 1]
-            raise InputError(
-                f"{volume.name}: its field of view, centred at {_mm(centre)}, does not "
-                f"overlap what the model reads, centred at {_mm(wanted)}; check its affine"
-            )
+        last = np.array(volume.data.shape) - 0.5
+        for first in range(0, len(self._voxels), 1 << 12):  # mostly the first few settle it
+            voxels = self._voxels[first : first + (1 << 12)]
+            points = voxels @ matrix[:3, :3].T + matrix[:3, 3]
+            if ((points >= -0.5) & (points <= last)).all(axis=1).any():
+                return
+        centre = volume.affine @ [*((np.array(volume.data.shape) - 1) / 2), 1]
+        wanted = self._affine @ [*self._voxels.mean(axis=0), 1]
+        raise InputError(
+            f"{volume.name}: its field of view, centred at {_mm(centre)}, does not "
+            f"overlap what the model reads, centred at {_mm(wanted)}; check its affine"
+        )
 
 
 def oriented(volume: Volume, orientation: NDArray[Any]) -> tuple[Matrix, tuple[int, ...]]:

@@ -12,6 +12,7 @@ from .bundle import Bundle
 from .clock import Costs
 from .engine import Engine, OnnxEngine, check_contract, warm
 from .errors import BundleError, InputError
+from .kernels import open_kernels
 from .language import LanguageModel
 from .manifest import DiffusionSpec, EncoderSpec, TensorSpec
 from .preprocess import Preprocessor
@@ -70,6 +71,7 @@ class Stages:
 
     def close(self) -> None:
         """Free what Python does not free by itself; may be called twice."""
+        self.preprocessor.close()
         if self.language:
             self.language.close()
 
@@ -91,12 +93,19 @@ def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Sta
         A number of threads that no machine has.
     BundleError
         A file that does not load, or a graph that does not keep the manifest's contract.
+    DeviceError
+        A GPU that was asked for and cannot be used.
+    MissingExtraError
+        A library that is not installed.
     """
     if not 1 <= threads <= MOST_THREADS:
         raise InputError(f"'threads' must be 1 to {MOST_THREADS}; got {threads}")
     spec = bundle.manifest.encoder
     arrays, scale = bundle.arrays(spec.arrays), bundle.manifest.input.scale
-    preprocessor = Preprocessor(spec, arrays, scale, threads)
+    kernels = open_kernels(bundle) if devices["preprocess"] == "cuda" else None
+    preprocessor = Preprocessor(
+        spec, arrays, scale, threads, device=devices["preprocess"], kernels=kernels
+    )
     encoder = open_engine("encoder", bundle, spec.file, devices, threads)
     check_contract(encoder, spec.inputs, spec.outputs)
     placement = {"preprocess": preprocessor.provider, "encoder": encoder.provider}
