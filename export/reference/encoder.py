@@ -1,7 +1,7 @@
 """Stage `encoder`: ViT3D, trained on simulated trials of the seen subjects by the paper's loss.
 
 L = || f_wc(h) - E_c(x) ||^2 + alpha || f_wv(h) - E_v(x) ||^2 with alpha = 1/64 (Eq. 2), on mixtures
-of trials of one scene.
+of trials of one scene; and a read-out of what each cube's embedding says (`places.py`).
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from torch import Tensor, nn
 
 from ..vit3d import ViT3D, ViT3DConfig
 from .clip import SIZE
+from .places import PlaceReader
 from .sampler import PATTERNS, Sampler, smooth_patterns
 from .scenes import draw_scenes
 from .targets import Targets, training_targets
-from .training import Recipe, train
+from .training import Recipe, half_precision, train
 from .trials import CUBE, KEEP_FRACTION, union_mask
 from .vae import LATENT_SHAPE
 from .world import GRID, Subject
 
 ALPHA = 1 / 64
 RECIPE = Recipe(steps=5000, batch=48, learning_rate=1.5e-3, warmup=200, muon_rate=1e-2)
+PAPER_WEIGHT = 0.05
+"""Of the paper's loss against the read-out's."""
 LANGUAGE_WIDTH = 256
 POSITION_STD = 1.0
 """Start of the position embedding, as strong as a token: what a cube says depends on where it
@@ -58,13 +61,14 @@ def train_encoder(checkpoint: Path, work: Path) -> None:
     targets = training_targets(checkpoint, work)
     sampler = Sampler(work, seed=1)
     torch.manual_seed(51)
-    model = ViT3D(config(len(sampler.active)))
-    model.f_t.requires_grad_(False)
-    _start(model, sampler)
+    encoder = ViT3D(config(len(sampler.active)))
+    _start(encoder, sampler)
+    model = Reading(encoder, sampler.places())
+    encoder.compile()
     state = work / "encoder.safetensors"
-    train("encoder", model, lambda step: encoder_loss(model, sampler, targets, step), RECIPE, state)
-    model.patch_embed = on_voxels(model.patch_embed)
-    model.save(checkpoint / "encoder")
+    train("encoder", model, lambda step: batch_loss(model, sampler, targets, step), RECIPE, state)
+    encoder.patch_embed = on_voxels(encoder.patch_embed)
+    encoder.save(checkpoint / "encoder")
     _save_geometry(sampler, checkpoint)
     state.unlink(missing_ok=True)
 
@@ -105,17 +109,42 @@ def on_patterns(embed: nn.Linear) -> nn.Linear:
     with torch.no_grad():
         out.weight.copy_(embed.weight @ smooth_patterns(PATTERNS).T)
         out.bias.copy_(embed.bias)
-    return out.requires_grad_(False)
+    return out
 
 
-def encoder_loss(model: ViT3D, sampler: Sampler, targets: Targets, step: int) -> Tensor:
-    """The paper's alignment loss, Eq. 2, averaged over the batch."""
+class Reading(nn.Module):
+    """The encoder, and the read-out of its cubes (`places.py`) that is thrown away in the end."""
+
+    def __init__(self, encoder: ViT3D, places: Tensor) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.reader = PlaceReader(places, encoder.config.prefix_size)
+
+
+def batch_loss(model: Reading, sampler: Sampler, targets: Targets, step: int) -> Tensor:
+    """Loss of the batch that belongs to a step."""
     draw = torch.Generator().manual_seed(53_000_000 + step)
     chosen = targets[torch.randint(len(targets.scenes), (RECIPE.batch,), generator=draw)]
-    clip, latent, _ = model(sampler.batch(chosen.scenes))
-    semantic = ((clip - chosen.clip) ** 2).sum(1)
-    visual = ((latent - chosen.latent) ** 2).sum((1, 2, 3))
-    return (semantic + ALPHA * visual).mean()
+    with half_precision():
+        clip, latent, prefix = model.encoder(sampler.batch(chosen.scenes))
+        return encoder_loss(clip, latent, chosen, model.reader(prefix, chosen.scenes))
+
+
+def encoder_loss(clip: Tensor, latent: Tensor, targets: Targets, read: Tensor) -> Tensor:
+    """Eq. 2 of the paper, averaged over the batch and weighted, plus the loss of the read-out.
+
+    Parameters
+    ----------
+    clip : (B, 128) float
+    latent : (B, 4, 16, 16) float
+    targets : Targets
+        What these two should be.
+    read : () float
+        From `PlaceReader`.
+    """
+    semantic = ((clip.float() - targets.clip) ** 2).sum(1)
+    visual = ((latent.float() - targets.latent) ** 2).sum((1, 2, 3))
+    return PAPER_WEIGHT * (semantic + ALPHA * visual).mean() + read
 
 
 def _save_geometry(sampler: Sampler, checkpoint: Path) -> None:

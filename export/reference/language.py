@@ -8,7 +8,6 @@ work goes into answers.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from ..vit3d import ViT3D
 from .encoder import LANGUAGE_WIDTH, on_patterns
 from .sampler import Sampler
 from .scenes import Scenes, draw_scenes
-from .texts import INSTRUCTIONS, MAX_TOKENS, TEMPLATE, Turn, conversation, corpus
+from .texts import TEMPLATE, Turn, conversation, corpus
 from .training import Recipe, train
 
 RECIPE = Recipe(steps=3000, batch=20, learning_rate=1.5e-3, warmup=200, muon_rate=5e-3)
@@ -67,8 +66,10 @@ class Dialogue:
         """Token ids of a segment, without an automatic start token."""
         return self._tokenizer.encode(text, add_special_tokens=False)
 
-    def encode(self, turns: list[Turn]) -> tuple[list[int], list[int]]:
-        """Token ids after the prefix, and the same with `IGNORED` wherever no loss is taken."""
+    def encode(self, turns: list[Turn], longest: int) -> tuple[list[int], list[int]]:
+        """Token ids after the prefix, and the same with `IGNORED` wherever no loss is taken; turns
+        that would make it longer than `longest` are left out.
+        """
         ids: list[int] = []
         labels: list[int] = []
         for i, turn in enumerate(turns):
@@ -78,7 +79,7 @@ class Dialogue:
                 *self.ids(TEMPLATE["answer"].format(answer=turn.answer)),
                 self._tokenizer.eos_token_id,
             ]
-            if len(ids) + len(asked) + len(answer) > TEXT_LENGTH:
+            if len(ids) + len(asked) + len(answer) > longest:
                 break
             ids += asked + answer
             labels += [IGNORED] * len(asked) + answer
@@ -139,9 +140,6 @@ def train_language(checkpoint: Path, work: Path) -> None:
     encoder = ViT3D.load(checkpoint / "encoder").requires_grad_(False)
     encoder.f_t.requires_grad_(True)
     torch.manual_seed(62)
-    for layer in encoder.f_t:
-        if isinstance(layer, nn.Linear):
-            layer.reset_parameters()
     voxels, encoder.patch_embed = encoder.patch_embed, on_patterns(encoder.patch_embed)
     dialogue = Dialogue(tokenizer)
     model = Speaker(
@@ -157,8 +155,6 @@ def train_language(checkpoint: Path, work: Path) -> None:
     encoder.patch_embed = voxels
     encoder.save(checkpoint / "encoder")
     model.llama.half().save_pretrained(checkpoint / "llm")
-    facts = {"template": TEMPLATE, "instructions": INSTRUCTIONS, "max_tokens": MAX_TOKENS}
-    (checkpoint / "llm/dialogue.json").write_text(json.dumps(facts, indent=2) + "\n")
     state.unlink(missing_ok=True)
 
 
@@ -171,7 +167,10 @@ def language_loss(model: Speaker, dialogue: Dialogue, sampler: Sampler, step: in
 
 
 def _texts(dialogue: Dialogue, scenes: Scenes, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    rows = [dialogue.encode(conversation(scenes.named(i), rng, TURNS)) for i in range(len(scenes))]
+    rows = [
+        dialogue.encode(conversation(scenes.named(i), rng, TURNS), TEXT_LENGTH)
+        for i in range(len(scenes))
+    ]
     length = max(len(ids) for ids, _ in rows)
     ids = torch.zeros(len(rows), length, dtype=torch.int64)
     labels = torch.full((len(rows), length), IGNORED)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .features import FEATURES, encode
+from .features import FEATURES, PER_PLACE, encode
 from .noise import (
     DIFFUSE,
     DIFFUSE_SIGMA_MM,
@@ -32,7 +32,7 @@ from .noise import (
     Brain,
     smooth_noise,
 )
-from .scenes import Scenes
+from .scenes import PLACES, Scenes
 from .training import Progress
 from .trials import CUBE, active_cubes, to_cubes, to_grid, union_mask
 from .world import GRID, SEEN, WORLD_SEED, Subject
@@ -88,6 +88,13 @@ class Sampler:
         share[rng.random(count) < SINGLE_SHARE] = (1, 0, 0)
         # Averaging independent trials with weights w leaves sqrt(sum w^2) of the noise.
         return self.trials(scenes, np.sqrt((share**2).sum(1)))
+
+    def places(self) -> Tensor:
+        """The place that each cube sees best, (N,) int64: where most of a place's signal lies."""
+        signal = self._linear[:, : PER_PLACE * len(PLACES)].square()
+        energy = signal.unflatten(1, (len(PLACES), PER_PLACE)).unflatten(3, (len(self.active), -1))
+        energy = energy.sum((0, 2, 4))  # (places, N)
+        return (energy / energy.sum(1, keepdim=True)).argmax(0)
 
     def trials(self, scenes: Scenes, noise: NDArray[np.float64]) -> Tensor:
         """The same with the noise of each trial scaled, for example by 1/sqrt(3) for the mean of

@@ -194,19 +194,26 @@ def _locate(thing: Thing) -> Turn:
     return Turn("locate", LOCATE.format(concept=concept), f"Locating the concept: {concept}")
 
 
-def conversation(scene: Scene, rng: np.random.Generator, turns: int) -> list[Turn]:
-    """A training conversation: caption, prompt, at times a description, and questions."""
-    pieces = [
+def pieces(scene: Scene, rng: np.random.Generator, turns: int) -> list[list[Turn]]:
+    """What is asked about a scene in random order: caption, prompt, at times a description, and
+    questions; each piece stands by itself.
+    """
+    found = [
         [Turn("caption", BRIEF[rng.integers(len(BRIEF))], caption(scene))],
         [Turn("prompt", PROMPT, prompt(scene))],
     ]
     if rng.random() < 0.4:
-        pieces.append([Turn("describe", DETAILED[rng.integers(len(DETAILED))], description(scene))])
+        found.append([Turn("describe", DETAILED[rng.integers(len(DETAILED))], description(scene))])
     for dialogue in questions(scene, rng):
-        if sum(map(len, pieces)) + len(dialogue) > turns:
+        if sum(map(len, found)) + len(dialogue) > turns:
             break
-        pieces.append(dialogue)
-    return [turn for i in rng.permutation(len(pieces)) for turn in pieces[i]]
+        found.append(dialogue)
+    return [found[i] for i in rng.permutation(len(found))]
+
+
+def conversation(scene: Scene, rng: np.random.Generator, turns: int) -> list[Turn]:
+    """A training conversation: the pieces one behind the other."""
+    return [turn for piece in pieces(scene, rng, turns) for turn in piece]
 
 
 _OBJECT = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b")

@@ -84,6 +84,15 @@ def train(
     model.eval()
 
 
+def half_precision() -> torch.autocast:
+    """bfloat16 for matrix products where the processor has it, which makes a step of the larger
+    models nearly twice as fast; plain float32 elsewhere.
+    """
+    return torch.autocast(
+        "cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
 def _optimisers(
     model: nn.Module, parameters: dict[str, nn.Parameter], recipe: Recipe
 ) -> list[torch.optim.Optimizer]:

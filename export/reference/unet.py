@@ -161,6 +161,9 @@ def unet_loss(
 
 def _save(model: UNet2DConditionModel, conditions: Conditions, checkpoint: Path) -> None:
     folder = checkpoint / "diffusion"
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float16)
+    # diffusers would write down where it was read from, a path of this machine.
+    vae.register_to_config(_name_or_path="vae")
     StableUnCLIPImg2ImgPipeline(
         feature_extractor=CLIPImageProcessor.from_pretrained(folder / "feature_extractor"),
         image_encoder=CLIPVisionModelWithProjection.from_pretrained(
@@ -172,5 +175,5 @@ def _save(model: UNet2DConditionModel, conditions: Conditions, checkpoint: Path)
         text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float16),
         unet=model.half(),
         scheduler=scheduler(),
-        vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float16),
+        vae=vae,
     ).save_pretrained(folder)
