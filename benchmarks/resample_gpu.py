@@ -1,6 +1,7 @@
 """How fast is a volume, or a batch of 64, made into tokens on a GPU, beside torch?
 
-    python benchmarks/resample_gpu.py BUNDLE/kernels --json benchmarks/results/resample_gpu.json
+    python benchmarks/resample_gpu.py runtime/reference/bundle/kernels \
+        --json benchmarks/results/resample_gpu.json
 
 Needs a GPU, torch and cuda-python; the kernel is taken as a bundle holds it, so that triton serves
 torch.compile only. Correctness first: nothing is timed before everyone's tokens equal the
@@ -18,150 +19,57 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
+from resample_problem import (
+    CANDIDATES,
+    INTER,
+    MAPPINGS,
+    SHAPES,
+    SLOPE,
+    Problem,
+    make_problem,
+    random_volumes,
+)
+from resample_rivals import TorchAffine, TorchResize
 
-from scanside.kernels import Geometry, resize_matrix
 from scanside.kernels.device_arguments import DeviceArray
 from scanside.kernels.launcher import CudaResampler, Launch
 from scanside.kernels.resample_reference import resample_reference
 
-GRID, CUBE = (83, 104, 81), 14
-SHAPES = {
-    "S1": (83, 104, 81), "S2": (84, 106, 82), "S3": (82, 106, 81), "S4": (80, 99, 85),
-    "S5": (78, 97, 79), "S6": (83, 113, 85), "S7": (81, 95, 78), "S8": (78, 103, 80),
-}  # fmt: skip
-"""NSD's native grids."""
-SLOPE, INTER = 1 / 300, 0.25
 TYPES = (("float32", "float32"), ("int16", "float32"), ("int16", "float16"))
 ALLOWED = {"ours": 1e-5, "torch": 1e-3}
 LAUNCHES = 50
 """In one graph, so that its own start is lost in them."""
-
-Run = Callable[[], torch.Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """What is to be computed, with everything but the matrix on the device."""
-
-    volumes: torch.Tensor
-    """(B, X, Y, Z), each in Fortran order."""
-    geometry: Geometry
-    matrix: NDArray[np.float64]
-    mean: NDArray[np.float32]
-    inv_std: NDArray[np.float32]
-    dtype: str
-    """Of the tokens."""
-
-    @property
-    def least_bytes(self) -> int:
-        """Every volume read once, every token written once, statistics read once for the batch."""
-        tokens = self.mean.size * len(self.volumes) * np.dtype(self.dtype).itemsize
-        return self.volumes.nbytes + tokens + self.mean.nbytes + self.inv_std.nbytes
+MOST_US, LEAST_TIMES_EAGER = 10.0, 5.0
+"""Targets for one volume: GPU time of the launch in a graph, and how much faster than eager torch
+that is. The first is for an H200."""
+LEAST_BANDWIDTH = {("float32", "float32"): 0.70, ("int16", "float16"): 0.45}
+"""Targets for a batch of 64: share of the bandwidth that a copy reaches."""
 
 
-def turned(shape: Sequence[int]) -> NDArray[np.float64]:
-    """The resize, turned by a few degrees about each axis, about the middle."""
-    matrix = resize_matrix(shape, GRID)
-    for axis, degrees in enumerate((4.0, -3.0, 6.0)):
-        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-        i, j = (n for n in range(3) if n != axis)
-        turn = np.eye(4)
-        turn[[i, i, j, j], [i, j, i, j]] = c, -s, s, c
-        matrix = matrix @ turn
-    middle = (np.array(GRID) - 1) / 2
-    matrix[:3, 3] = (np.array(shape) - 1) / 2 - matrix[:3, :3] @ middle + (1.3, -0.8, 0.6)
-    return matrix
-
-
-def make_problem(
-    shape: tuple[int, int, int],
-    mapping: str,
-    types: tuple[str, str],
-    cubes: int,
-    batch: int,
-    device: str,
-) -> Problem:
-    """Random values; cubes are spread evenly over the grid if not all 288 are wanted."""
-    rng = np.random.default_rng(0)
-    stored, dtype = types
-    reversed_volumes = (rng.normal(size=(batch, *shape[::-1])) * 900).astype(stored)
-    geometry = Geometry(grid=GRID, cube=CUBE, active=np.arange(288)[:: 288 // cubes])
-    return Problem(
-        volumes=torch.from_numpy(reversed_volumes).to(device).permute(0, 3, 2, 1),
-        geometry=geometry,
-        matrix=resize_matrix(shape, GRID) if mapping == "resize" else turned(shape),
-        mean=rng.normal(size=geometry.shape).astype(np.float32),
-        inv_std=rng.uniform(0.2, 2, geometry.shape).astype(np.float32),
-        dtype=dtype,
-    )
-
-
-def torch_resize(problem: Problem) -> Run:
-    """`interpolate`, pad, cut into cubes and gather in one copy, normalise."""
-    geometry, r, device = problem.geometry, problem.geometry.cube, problem.volumes.device
-    x, y, z = geometry.cube_grid
-    pad = [p for n, size in zip((x, y, z), GRID, strict=True) for p in (0, n * r - size)]
-    places = np.unravel_index(geometry.active, geometry.cube_grid)
-    active = tuple(torch.from_numpy(a).to(device) for a in places)
-    mean, inv_std, dtype = _statistics(problem)
-
-    def run() -> torch.Tensor:
-        real = problem.volumes.permute(0, 3, 2, 1).float() * SLOPE + INTER
-        grid = F.interpolate(real[:, None], GRID[::-1], mode="trilinear")[:, 0]
-        padded = F.pad(grid, pad)
-        cubes = padded.reshape(-1, z, r, y, r, x, r).permute(0, 5, 3, 1, 6, 4, 2)
-        tokens = cubes[:, active[0], active[1], active[2]].reshape(-1, *mean.shape)
-        return ((tokens - mean) * inv_std).to(dtype)
-
-    return run
-
-
-def torch_affine(problem: Problem) -> Run:
-    """`grid_sample` at the points of the active cubes only, which also cuts and gathers."""
-    geometry, device = problem.geometry, problem.volumes.device
-    points = geometry.voxels @ problem.matrix[:3, :3].T + problem.matrix[:3, 3]
-    shape = np.array(problem.volumes.shape[1:])
-    far = torch.from_numpy(((points < -0.5) | (points > shape - 0.5)).any(-1)).to(device)
-    normal = torch.from_numpy(((2 * points + 1) / shape - 1).astype(np.float32)).to(device)
-    grid = normal[None, None].expand(len(problem.volumes), -1, -1, -1, -1)
-    mean, inv_std, dtype = _statistics(problem)
-
-    def run() -> torch.Tensor:
-        real = problem.volumes.permute(0, 3, 2, 1).float() * SLOPE + INTER
-        tokens = F.grid_sample(real[:, None], grid, padding_mode="border", align_corners=False)
-        return ((tokens[:, 0, 0].masked_fill(far, 0.0) - mean) * inv_std).to(dtype)
-
-    return run
-
-
-def _statistics(problem: Problem) -> tuple[torch.Tensor, torch.Tensor, torch.dtype]:
-    masked = (problem.inv_std * problem.geometry.in_grid).astype(np.float32)
-    mean, inv_std = (torch.from_numpy(a).to(problem.volumes.device) for a in (problem.mean, masked))
-    return mean, inv_std, getattr(torch, problem.dtype)
-
-
-def our_launch(problem: Problem, kernels: Path) -> tuple[CudaResampler, Launch, torch.Tensor]:
+def our_launch(
+    problem: Problem, stored: torch.Tensor, dtype: torch.dtype, kernels: Path
+) -> tuple[CudaResampler, Launch, torch.Tensor]:
     """The compiled kernel, prepared; its tokens start as NaN."""
-    shape = (len(problem.volumes), *problem.geometry.shape)
-    tokens = torch.full(shape, torch.nan, dtype=getattr(torch, problem.dtype), device="cuda")
+    shape = (len(stored), *problem.geometry.shape)
+    tokens = torch.full(shape, torch.nan, dtype=dtype, device="cuda")
     gpu = CudaResampler(
         kernels,
         problem.geometry,
-        volume_dtype=str(problem.volumes.dtype).removeprefix("torch."),
-        dtype=problem.dtype,
+        volume_dtype=_name(stored.dtype),
+        dtype=_name(dtype),
         mean=problem.mean,
         inv_std=problem.inv_std,
     )
     launch = gpu.prepare(
-        DeviceArray.of(problem.volumes),
+        DeviceArray.of(stored.permute(0, 3, 2, 1)),
         DeviceArray.of(tokens),
         model_to_source=problem.matrix,
         slope=SLOPE,
@@ -170,13 +78,17 @@ def our_launch(problem: Problem, kernels: Path) -> tuple[CudaResampler, Launch, 
     return gpu, launch, tokens
 
 
-def difference(problem: Problem, tokens: torch.Tensor) -> float:
-    """Largest difference of the first and last volume from the reference, relative."""
-    largest = 0.0
-    for b in (0, len(problem.volumes) - 1):
-        truth = np.empty(problem.geometry.shape)
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def truths(problem: Problem, stored: NDArray[Any]) -> dict[int, NDArray[np.float64]]:
+    """The reference for the first and the last volume of a batch (B, Z, Y, X)."""
+    found: dict[int, NDArray[np.float64]] = {}
+    for b in {0, len(stored) - 1}:
+        found[b] = np.empty(problem.geometry.shape)
         resample_reference(
-            problem.volumes[b].cpu().numpy(),
+            stored[b].T,
             problem.geometry,
             problem.matrix,
             SLOPE,
@@ -184,20 +96,22 @@ def difference(problem: Problem, tokens: torch.Tensor) -> float:
             problem.mean,
             problem.inv_std,
             0.0,
-            truth,
+            found[b],
         )
+    return found
+
+
+def check(name: str, tokens: torch.Tensor, truth: dict[int, NDArray[np.float64]]) -> float:
+    """The largest relative difference, if it is small enough to go on; NaN is not."""
+    rounding = 2.0**-11 if tokens.dtype == torch.float16 else 0.0
+    largest = 0.0
+    for b, expected in truth.items():
         found = tokens[b].double().cpu().numpy()
-        largest = max(largest, float(np.abs(found - truth).max() / np.abs(truth).max()))
-    return largest
-
-
-def check(problem: Problem, name: str, tokens: torch.Tensor) -> float:
-    """The difference, if it is small enough to go on; NaN is not."""
-    found = difference(problem, tokens)
-    rounding = 2.0**-11 if problem.dtype == "float16" else 0.0
-    if not found < ALLOWED["ours" if name == "ours" else "torch"] + rounding:
-        raise SystemExit(f"{name} differs from the reference by {found:.1e}; not timed")
-    return float(f"{found:.1e}")
+        difference = float(np.abs(found - expected).max() / np.abs(expected).max())
+        if not difference < ALLOWED["ours" if name == "ours" else "torch"] + rounding:
+            raise SystemExit(f"{name} differs from the reference by {difference:.1e}; not timed")
+        largest = max(largest, difference)
+    return float(f"{largest:.1e}")
 
 
 def gpu_us(run: Callable[[], object], rounds: int, empty: torch.Tensor | None) -> dict[str, float]:
@@ -244,80 +158,119 @@ def copy_gb_per_s() -> float:
     return round(2 * source.nbytes / gpu_us(lambda: target.copy_(source), 20, None)["p50"] / 1e3)
 
 
-def measure(problem: Problem, mapping: str, kernels: Path, rounds: int) -> dict[str, Any]:
+def measure(
+    problem: Problem, mapping: str, types: tuple[str, str], batch: int, args: argparse.Namespace
+) -> dict[str, Any]:
     """Check everyone, then time everyone."""
-    gpu, launch, tokens = our_launch(problem, kernels)
-    eager = (torch_resize if mapping == "resize" else torch_affine)(problem)
-    compiled = torch.compile(eager, dynamic=False)
+    volumes = random_volumes(batch, problem.shape, types[0])
+    stored, dtype = torch.from_numpy(volumes).cuda(), getattr(torch, types[1])
+    truth = truths(problem, volumes)
+    gpu, launch, tokens = our_launch(problem, stored, dtype, args.kernels)
+    rival = (TorchResize if mapping == "resize" else TorchAffine)(problem, "cuda", dtype)
+    torch.compiler.reset()
+    compiled = torch.compile(rival.__call__, dynamic=False)
 
     def ours() -> None:
         launch(torch.cuda.current_stream().cuda_stream)
 
     ours()
     torch.cuda.synchronize()
-    row: dict[str, Any] = {"target": gpu.target, "difference": {}}
-    for name, made in (("ours", tokens), ("eager", eager()), ("compiled", compiled())):
-        row["difference"][name] = check(problem, name, made)
+    differences: dict[str, float] = {}
+    for name, made in (("ours", tokens), ("eager", rival(stored)), ("compiled", compiled(stored))):
+        differences[name] = check(name, made, truth)
     one, many = captured(launch, 1), captured(launch, LAUNCHES)
     tokens.fill_(torch.nan)
     one.replay()
     torch.cuda.synchronize()
-    row["difference"]["graph"] = check(problem, "ours", tokens)
+    differences["graph"] = check("ours", tokens, truth)
     empty = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
-    row["gpu_us"] = {
-        "ours": gpu_us(ours, rounds, empty),
-        "graph": gpu_us(one.replay, rounds, empty),
-        "eager": gpu_us(eager, rounds, empty),
-        "compiled": gpu_us(compiled, rounds, empty),
+    runs: dict[str, Callable[[], object]] = {
+        "ours": ours,
+        "graph": one.replay,
+        "eager": lambda: rival(stored),
+        "compiled": lambda: compiled(stored),
     }
-    warm = gpu_us(many.replay, max(rounds // LAUNCHES, 5), None)
-    row["gpu_us"]["graph_warm"] = {q: round(t / LAUNCHES, 2) for q, t in warm.items()}
-    row["wall_us"] = {
-        name: wall_us(run, rounds)
-        for name, run in (
-            ("ours", ours),
-            ("graph", one.replay),
-            ("eager", eager),
-            ("compiled", compiled),
-        )
-    }
+    times = {name: gpu_us(run, args.rounds, empty) for name, run in runs.items()}
+    warm = gpu_us(many.replay, max(args.rounds // LAUNCHES, 5), None)
+    times["graph_warm"] = {q: round(t / LAUNCHES, 2) for q, t in warm.items()}
+    walls = {name: wall_us(run, args.rounds) for name, run in runs.items()}
     gpu.close()
-    return row
+    # volumes read once, tokens written once, statistics read once for the whole batch
+    least = stored.nbytes + tokens.nbytes + problem.mean.nbytes + problem.inv_std.nbytes
+    return {
+        "target": gpu.target,
+        "difference": differences,
+        "gpu_us": times,
+        "wall_us": walls,
+        "least_bytes": least,
+        "gb_per_s": round(least / times["graph"]["p50"] / 1e3),
+        "times_as_fast_as_eager": round(times["eager"]["p50"] / times["graph"]["p50"], 1),
+    }
 
 
-def rows(args: argparse.Namespace, copy: float) -> list[dict[str, Any]]:
+def measured_rows(args: argparse.Namespace, copy: float) -> list[dict[str, Any]]:
     """A row for each subject, mapping, pair of types, number of cubes and batch."""
     made: list[dict[str, Any]] = []
     cases = itertools.product(
-        args.subjects, ("resize", "affine"), TYPES, (96, 288), (1, args.batch)
+        args.subjects, MAPPINGS, TYPES, (96, CANDIDATES), sorted({1, args.batch})
     )
     for subject, mapping, types, cubes, batch in cases:
-        problem = make_problem(SHAPES[subject], mapping, types, cubes, batch, "cuda")
-        torch.compiler.reset()
-        row = measure(problem, mapping, args.kernels, args.rounds)
-        ours, eager = row["gpu_us"]["graph"]["p50"], row["gpu_us"]["eager"]["p50"]
-        gb_per_s = problem.least_bytes / ours / 1e3
-        row |= {
-            "gb_per_s": round(gb_per_s),
-            "of_copy_bandwidth": round(gb_per_s / copy, 3),
-            "times_as_fast_as_eager": round(eager / ours, 1),
-        }
+        problem = make_problem(SHAPES[subject], mapping, cubes)
+        row = measure(problem, mapping, types, batch, args)
+        row["of_copy_bandwidth"] = round(row["gb_per_s"] / copy, 3)
         case = {"subject": subject, "mapping": mapping, "stored": types[0], "tokens": types[1]}
         made.append({**case, "cubes": cubes, "batch": batch, **row})
         print(json.dumps(made[-1]), file=sys.stderr, flush=True)
     return made
 
 
-def device_facts() -> dict[str, Any]:
-    """Card, driver and versions."""
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "-i", "0"]
+def verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The worst row beside each target."""
+    found: list[dict[str, Any]] = []
+
+    def judge(what: str, target: float, values: Sequence[float], *, most: bool) -> None:
+        if values:
+            worst = max(values) if most else min(values)
+            met = worst <= target if most else worst >= target
+            found.append({"what": what, "target": target, "worst": worst, "met": met})
+
+    one = [row for row in rows if row["batch"] == 1]
+    judge("GPU us of one volume", MOST_US, [r["gpu_us"]["graph"]["p50"] for r in one], most=True)
+    times = [row["times_as_fast_as_eager"] for row in one]
+    judge("times as fast as eager torch", LEAST_TIMES_EAGER, times, most=False)
+    for types, share in LEAST_BANDWIDTH.items():
+        many = [r for r in rows if r["batch"] > 1 and (r["stored"], r["tokens"]) == types]
+        what = f"share of copy bandwidth in a batch, {types[0]} to {types[1]}"
+        judge(what, share, [row["of_copy_bandwidth"] for row in many], most=False)
+    return found
+
+
+def facts(kernels: Path) -> dict[str, Any]:
+    """Card, driver, versions, commit and command."""
+
+    def output(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    root = str(Path(__file__).resolve().parent)
     major, minor = torch.cuda.get_device_capability()
+    contract = json.loads((kernels / "kernels.json").read_text())
+    packages = ("scanside", "numpy", "torch", "triton", "cuda-bindings")
     return {
+        "question": "from volumes to tokens on a GPU, beside torch",
         "gpu": torch.cuda.get_device_name(),
         "capability": f"{major}.{minor}",
-        "driver": subprocess.run(query, capture_output=True, text=True).stdout.strip(),
+        "driver": output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "python": sys.version.split()[0],
-        "torch": torch.__version__,
+        "versions": {package: installed(package) for package in packages},
+        "compiled_by": {key: contract[key] for key in ("triton", "ptxas")},
+        "commit": output("git", "-C", root, "rev-parse", "--short", "HEAD"),
+        "date": date.today().isoformat(),
         "command": " ".join(["python", *sys.argv]),
     }
 
@@ -326,15 +279,17 @@ def main() -> int:
     """Measure and print one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kernels", type=Path, help="folder of compiled kernels, in a bundle")
-    parser.add_argument("--subjects", nargs="+", choices=SHAPES, default=["S1", "S2"])
+    parser.add_argument("--subjects", nargs="+", choices=SHAPES, default=["subj02"])
     parser.add_argument("--batch", type=int, default=64, help="volumes in a batch (default: 64)")
     parser.add_argument("--rounds", type=int, default=200, help="timed calls (default: 200)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the result here")
     args = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("this benchmark needs a CUDA device, and torch finds none")
     copy = copy_gb_per_s()
-    facts = device_facts() | json.loads((args.kernels / "kernels.json").read_text())
-    kept = ("triton", "ptxas", "gpu", "capability", "driver", "python", "torch", "command")
-    result = {key: facts[key] for key in kept} | {"copy_gb_per_s": copy, "rows": rows(args, copy)}
+    rows = measured_rows(args, copy)
+    judged = verdicts(rows)
+    result = facts(args.kernels) | {"copy_gb_per_s": copy, "verdicts": judged, "rows": rows}
     text = json.dumps(result, indent=2) + "\n"
     print(text, end="")
     if args.json:
