@@ -35,6 +35,9 @@ VERBS = {
     "chat": Verb(".commands.chat", "a dialogue about one beta volume at a prompt"),
     "verify": Verb(".commands.verify", "check a bundle's hashes, then every stage's answers"),
     "doctor": Verb(".commands.doctor", "what would run where on this machine, and what is missing"),
+    "replay": Verb(
+        ".commands.replay", "play a recorded run as a scanner would, faults included", "realtime"
+    ),
     "export": Verb("..export.cli_export", "compile a checkpoint into a bundle", "export"),
     "reference": Verb(
         "..export.reference.cli", "make the reference world and train its checkpoint", "export"
@@ -44,7 +47,10 @@ VERBS = {
 
 _FLAGS = {
     "'deadline_s'": "--deadline",
+    "'fault'": "--fault",
     "'max_tokens'": "--max-tokens",
+    "'speed'": "--speed",
+    "'tr_s'": "--tr",
     "'tasks'": "--task",
     "'top_k'": "--top-k",
     "'top_p'": "--top-p",

@@ -6,9 +6,12 @@ import contextlib
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 
@@ -29,19 +32,66 @@ def tiny_bundle(
     Tracing takes half a minute, so the bundle stays in pytest's cache for as long as neither the
     exporter nor a library under it changes; `pytest --cache-clear` forgets it.
     """
+    return _exported(tiny_checkpoint, "tiny", tmp_path_factory, pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def narrow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in the full-size wiring of the picture stage, at small width."""
+    from scanside.export.random_checkpoint import write_random_checkpoint
+
+    return write_random_checkpoint("narrow", tmp_path_factory.mktemp("checkpoint") / "narrow")
+
+
+@pytest.fixture(scope="session")
+def narrow_bundle(
+    narrow_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Path:
+    """The bundle of `narrow_checkpoint`, kept as `tiny_bundle` is. Read only."""
+    return _exported(narrow_checkpoint, "narrow", tmp_path_factory, pytestconfig)
+
+
+def _exported(
+    checkpoint: Path, name: str, tmp_path_factory: pytest.TempPathFactory, config: pytest.Config
+) -> Path:
     from scanside.export.bundle_writer import export_bundle
 
-    assert pytestconfig.cache is not None
-    kept = pytestconfig.cache.mkdir("tiny-bundle") / _exporter_identity()
+    assert config.cache is not None
+    kept = config.cache.mkdir(f"{name}-bundle") / _exporter_identity()
     if not kept.exists():
-        made = tmp_path_factory.mktemp("bundle") / "tiny"
-        export_bundle(tiny_checkpoint, made, quantize="f32", name="tiny")
+        made = tmp_path_factory.mktemp("bundle") / name
+        export_bundle(checkpoint, made, quantize="f32", name=name)
         arriving = kept.with_name(f"{kept.name}.{os.getpid()}")
         shutil.copytree(made, arriving)
         with contextlib.suppress(OSError):  # a run beside this one was faster
             arriving.rename(kept)
         shutil.rmtree(arriving, ignore_errors=True)
     return kept
+
+
+@pytest.fixture
+def small_run(tmp_path: Path) -> Callable[..., Path]:
+    """Makes 4-D runs of random voxels with an oblique affine, (7, 6, 5, volumes) int16."""
+
+    def make(
+        volumes: int = 12, tr_s: float = 1.6, dtype: str = "i2", name: str = "run.nii"
+    ) -> Path:
+        rng = np.random.default_rng(volumes)
+        data = rng.integers(1, 2000, (7, 6, 5, volumes)).astype(dtype)
+        tilt = np.deg2rad(10)
+        turn = np.array(
+            [[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]]
+        )
+        affine = np.eye(4)
+        affine[:3, :3] = turn * [-2.0, 2.5, 3.0]
+        affine[:3, 3] = 10.0, -20.0, 30.0
+        image = nib.Nifti1Image(data, affine)
+        image.header.set_zooms((2.0, 2.5, 3.0, tr_s))
+        image.header.set_xyzt_units("mm", "sec")
+        nib.save(image, tmp_path / name)
+        return tmp_path / name
+
+    return make
 
 
 def _exporter_identity() -> str:

@@ -1,0 +1,202 @@
+"""A recorded run, played into a folder as a scanner would write it, with faults on demand.
+
+Everything is told: each file when it is whole, each fault with what a receiver must make of it.
+What is told is the truth that tests compare with.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .faults import Delivery, Plan
+from .patience import checked_seconds
+from .run_file import RunFile
+from .volume_writer import VolumeWriter, WrittenVolume
+
+Telling: TypeAlias = dict[str, Any]
+
+_SERIES = {0: 5, 1: 6, 2: 7}
+"""Numbers of the run's series, of one beside it, and of the run begun anew."""
+_TEMPORARY = ".part"
+_HELD_VOLUMES = 64
+"""Volumes kept in memory for deliveries out of turn; longer delays read the file again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How files are written."""
+
+    tr_s: float
+    """Repetition time that the headers state, in seconds."""
+    speed: float = 1.0
+    """How many times faster than that files come."""
+    in_place: bool = False
+    """Write each file under its own name, in two pieces a fifth of a TR apart; otherwise under a
+    passing name that is changed when the file is whole."""
+
+    def __post_init__(self) -> None:
+        checked_seconds("tr_s", self.tr_s)
+        if not self.speed > 0:
+            raise InputError(f"'speed' must be above 0; got {self.speed}")
+
+    @property
+    def pace_s(self) -> float:
+        """Seconds between two volumes."""
+        return self.tr_s / self.speed
+
+
+class Player:
+    """Plays a run into a folder.
+
+    Parameters
+    ----------
+    run : RunFile
+        What is played.
+    plan : Plan
+        Which deliveries, when, with which faults.
+    writer : VolumeWriter
+        The format.
+    folder : Path
+        Made if it is not there; must be empty.
+    manner : Manner
+        Pace and way of writing.
+    clock, sleep : callable
+        Seconds, and how to let them pass.
+    """
+
+    def __init__(
+        self,
+        run: RunFile,
+        plan: Plan,
+        writer: VolumeWriter,
+        folder: Path,
+        manner: Manner,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._run = run
+        self._plan = plan
+        self._writer = writer
+        self._folder = folder
+        self._manner = manner
+        self._clock = clock
+        self._sleep = sleep
+        self._volumes = _Volumes(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise InputError(f"{folder} is not empty; replay into an empty folder")
+
+    def play(self) -> Iterator[Telling]:
+        """Play the run; yields what was done, as it is done, faults first.
+
+        Yields
+        ------
+        telling : dict
+            `event` is `fault` (`kind`, `numbers`, `seen_as`, `amount`), `file` (`number`, `series`,
+            `file`, `content`, `at_s` on the clock when it was whole, `behind_s` its delay against
+            the plan), and last `done` (`files`, `seconds`, `faults`).
+        """
+        for truth in self._plan.truths:
+            yield {
+                "event": "fault",
+                "kind": str(truth.kind),
+                "numbers": list(truth.numbers),
+                "seen_as": str(truth.seen_as),
+                "amount": truth.amount,
+            }
+        began_s = self._clock()
+        for delivery in self._plan.deliveries:
+            due_s = began_s + delivery.due_trs * self._manner.pace_s
+            if due_s > self._clock():
+                self._sleep(due_s - self._clock())
+            yield self.deliver(delivery) | {"behind_s": round(self._clock() - due_s, 6)}
+        yield {
+            "event": "done",
+            "files": len(self._plan.deliveries),
+            "seconds": round(self._clock() - began_s, 6),
+            "faults": dict(Counter(str(truth.kind) for truth in self._plan.truths)),
+        }
+
+    def deliver(self, delivery: Delivery) -> Telling:
+        """Write one file now, whole or not as its delivery says."""
+        raw = self._writer.encode(self._volume(delivery))
+        if delivery.content == "truncated":
+            raw = raw[: max(1, int(len(raw) * delivery.amount))]
+        # a further copy bears the same number in more digits, so that it replaces no file
+        number = f"{delivery.number + 1:0{6 + delivery.copy}d}"
+        name = f"001_{_SERIES[delivery.series]:06d}_{number}{self._writer.suffix}"
+        self._write(self._folder / name, raw)
+        return {
+            "event": "file",
+            "number": delivery.number,
+            "series": _SERIES[delivery.series],
+            "file": name,
+            "content": delivery.content,
+            "at_s": self._clock(),
+        }
+
+    def _volume(self, delivery: Delivery) -> WrittenVolume:
+        data = self._volumes.get(delivery.number)
+        if delivery.content == "short":
+            left = data.shape[2] - int(delivery.amount)
+            if left < 1:
+                raise InputError(
+                    f"'fault' short:{delivery.amount:g} leaves nothing of {data.shape[2]} slices"
+                )
+            data = data[:, :, :left]
+        return WrittenVolume(
+            data=data,
+            affine=self._run.affine,
+            slope=self._run.slope,
+            inter=self._run.inter,
+            tr_s=self._manner.tr_s,
+            number=delivery.number,
+            series=_SERIES[delivery.series],
+            acquired_s=delivery.number * self._manner.tr_s + delivery.skew_s,
+        )
+
+    def _write(self, path: Path, raw: bytes) -> None:
+        if not self._manner.in_place:
+            passing = path.with_name(path.name + _TEMPORARY)
+            passing.write_bytes(raw)
+            os.replace(passing, path)
+            return
+        with path.open("wb") as file:
+            file.write(raw[: len(raw) // 2])
+            file.flush()
+            self._sleep(0.2 * self._manner.pace_s)
+            file.write(raw[len(raw) // 2 :])
+
+
+class _Volumes:
+    """Volumes by number, most of them asked for in turn."""
+
+    def __init__(self, run: RunFile) -> None:
+        self._run = run
+        self._restart()
+
+    def get(self, number: int) -> NDArray[Any]:
+        """(X, Y, Z) in the stored dtype."""
+        if number not in self._held and number < self._next:
+            self._restart()
+        while number not in self._held:
+            self._held[self._next] = next(self._reading)
+            self._held.pop(self._next - _HELD_VOLUMES, None)
+            self._next += 1
+        return self._held[number]
+
+    def _restart(self) -> None:
+        self._reading = self._run.read()
+        self._held: dict[int, NDArray[np.generic]] = {}
+        self._next = 0
