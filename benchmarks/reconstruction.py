@@ -1,17 +1,23 @@
 """How fast is the picture, beside diffusers and torch.compile?
 
     python benchmarks/reconstruction.py --json benchmarks/results/reconstruction.json
-    python benchmarks/reconstruction.py CHECKPOINT BUNDLE --steps 2 --runs 5
+    python benchmarks/reconstruction.py CHECKPOINT BUNDLE --steps 2 --runs 3 --one-at-a-time
 
 The same prompt, CLIP vector, latent, noise, schedule, steps and threads for all. Each contender
-lives in its own process, so that its peak memory is its own; they take turns, run by run. Pictures
-are compared before anything is timed. A run goes from prompt text, CLIP vector and latent to
-pixels.
+lives in its own process, so that its peak memory is its own; they take turns, run by run, or where
+memory holds only one of them, contender by contender. Pictures are compared before anything is
+timed. A run goes from prompt text, CLIP vector and latent to pixels.
+
+The full size, with random weights in CHECKPOINT and its bundle:
+    python -P -c "from pathlib import Path; from scanside.export.random_checkpoint import *; \
+        write_random_checkpoint('paper-pictures', Path('CHECKPOINT'))"
+    scanside export CHECKPOINT BUNDLE
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -20,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +50,15 @@ def scanside(checkpoint: Path, bundle: str, steps: int, threads: int) -> Callabl
     """The compiled stages, as a decode runs them."""
     from scanside.runtime.bundle import Bundle
     from scanside.runtime.devices import stage_devices
+    from scanside.runtime.pictures import open_pictures
     from scanside.runtime.reconstruction import Condition, to_pixels
-    from scanside.runtime.stages import open_pictures
+    from scanside.runtime.stages import open_stage
 
     opened = Bundle.open(bundle)
     spec = opened.manifest.diffusion
     assert spec is not None
-    pictures = open_pictures(opened, spec, stage_devices("cpu"), threads, {})
+    open_one = functools.partial(open_stage, opened, stage_devices("cpu"), threads)
+    pictures = open_pictures(opened, spec, open_one, {})
     latent, clip = inputs(
         opened.manifest.encoder.outputs["latent"].shape[1:],
         opened.manifest.encoder.outputs["clip"].shape[1],
@@ -161,37 +169,73 @@ def psnr_db(one: Pixels, other: Pixels) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def compare(args: argparse.Namespace) -> dict[str, Any]:
-    """Check the pictures, then take turns."""
-    workers = {name: start(name, args) for name in CONTENDERS}
-    pictures: dict[str, Pixels] = {}
-    for number, (name, worker) in enumerate(workers.items()):
-        path = Path(args.scratch) / f"picture{number}.npy"
-        ask(worker, f"save {path}")
-        ask(worker, "warm")
-        pictures[name] = np.load(path)
-    agree = {name: psnr_db(pictures[CONTENDERS[1]], p) for name, p in pictures.items()}
-    if agree[CONTENDERS[0]] < LEAST_PSNR_DB:
-        raise SystemExit(f"the pictures differ: {agree[CONTENDERS[0]]:.1f} dB, nothing is timed")
-    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    peak: dict[str, float] = {}
-    for _ in range(args.runs):
-        for name, worker in workers.items():
+class Runs(NamedTuple):
+    """What a contender did."""
+
+    picture: Pixels
+    seconds: list[float]
+    peak_mib: float
+
+
+def prepared(name: str, args: argparse.Namespace) -> tuple[subprocess.Popen[str], Pixels]:
+    """A contender that has made its first picture, and that picture."""
+    worker = start(name, args)
+    path = Path(args.scratch) / "picture.npy"
+    ask(worker, f"save {path}")
+    return worker, np.load(path)
+
+
+def check(picture: Pixels, wanted: Pixels) -> float:
+    """Peak signal-to-noise ratio of a picture; SystemExit if it is another picture."""
+    found = psnr_db(wanted, picture)
+    if found < LEAST_PSNR_DB:
+        raise SystemExit(f"the pictures differ: {found:.1f} dB, nothing is timed")
+    return found
+
+
+def by_turns(args: argparse.Namespace) -> dict[str, Runs]:
+    """All contenders in memory, run by run."""
+    workers = {name: prepared(name, args) for name in CONTENDERS}
+    check(workers[CONTENDERS[0]][1], workers[CONTENDERS[1]][1])
+    found = {name: Runs(picture, [], 0.0) for name, (_, picture) in workers.items()}
+    for turn in range(args.runs + 1):
+        for name, (worker, _) in workers.items():
             answer = ask(worker, "run")
-            seconds[name].append(answer["seconds"])
-            peak[name] = answer["peak_mib"]
-    for worker in workers.values():
+            if turn:  # the first one warms up
+                found[name].seconds.append(answer["seconds"])
+            found[name] = found[name]._replace(peak_mib=answer["peak_mib"])
+    for worker, _ in workers.values():
         worker.communicate()
-    ours = np.array(seconds[CONTENDERS[0]])
+    return found
+
+
+def one_at_a_time(args: argparse.Namespace) -> dict[str, Runs]:
+    """One contender in memory; diffusers goes first, for all must make its picture."""
+    found: dict[str, Runs] = {}
+    for name in sorted(CONTENDERS, key=lambda name: name != CONTENDERS[1]):
+        worker, picture = prepared(name, args)
+        if found:
+            check(picture, found[CONTENDERS[1]].picture)
+        answers = [ask(worker, "run") for _ in range(args.runs)]
+        worker.communicate()
+        seconds = [answer["seconds"] for answer in answers]
+        found[name] = Runs(picture, seconds, answers[-1]["peak_mib"])
+    return found
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Check the pictures, time, put side by side."""
+    found = (one_at_a_time if args.one_at_a_time else by_turns)(args)
+    eager, ours = found[CONTENDERS[1]], np.array(found[CONTENDERS[0]].seconds)
     rows = {}
     for name in CONTENDERS:
-        ratios = np.array(seconds[name]) / ours
+        ratios = np.array(found[name].seconds) / ours
         rows[name] = {
-            "picture_ms": percentiles_ms(seconds[name]),
+            "picture_ms": percentiles_ms(found[name].seconds),
             "times_ours": round(float(np.median(ratios)), 3),
             "times_ours_quartiles": [round(float(q), 3) for q in np.percentile(ratios, (25, 75))],
-            "peak_mib": round(peak[name], 1),
-            "psnr_to_eager_db": round(min(agree[name], 999.0), 1),
+            "peak_mib": round(found[name].peak_mib, 1),
+            "psnr_to_eager_db": round(min(psnr_db(eager.picture, found[name].picture), 999.0), 1),
         }
     return rows
 
@@ -205,6 +249,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--one-at-a-time", action="store_true", help="to save memory")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()

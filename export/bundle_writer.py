@@ -17,16 +17,17 @@ from pathlib import Path
 
 from ..runtime.errors import InputError, ScansideError
 from .checkpoint import open_checkpoint
+from .compile_graph import PRECISIONS, Precision
 from .kernels import write_kernels
 from .manifest_writer import write_manifest
+from .picture_stages import write_diffusion
 from .quantize import check_quantization
 from .settings import DiffusionSettings
-from .stages import StageReports, write_diffusion, write_encoder, write_golden, write_language
+from .stages import StageReports, write_encoder, write_golden, write_language
 from .torch_chain import TorchChain
 
 REFERENCE = Path(__file__).parent / "reference" / "checkpoint"
 TARGETS = ("cpu",)
-PRECISIONS = ("fp32",)
 
 
 def export_bundle(
@@ -34,7 +35,7 @@ def export_bundle(
     out: str | Path,
     *,
     targets: Sequence[str] = ("cpu",),
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     quantize: str = "f16",
     diffusion: DiffusionSettings | None = None,
     name: str | None = None,
@@ -50,9 +51,10 @@ def export_bundle(
         The bundle's folder; must not exist or be empty.
     targets : sequence of {"cpu"}
         What to build for.
-    precision : {"fp32"}
-        Arithmetic of the ONNX graphs. Weights that are exact in half precision are stored so in any
-        case.
+    precision : {"fp32", "fp16"}
+        Arithmetic of the encoder, the U-Net and the decoders. With fp16 a node stays float32 where
+        the numbers of real inputs forbid half precision; the manifest lists which, and why. Weights
+        that are exact in half precision are stored so in any case.
     quantize : str
         Type of the language model's matrices: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m.
     diffusion : DiffusionSettings, optional
@@ -89,7 +91,7 @@ def export_bundle(
             opened = open_checkpoint(root)
             chain = TorchChain(opened, diffusion)
             settings = chain.settings
-            reports = _write_stages(chain, folder, settings, quantize)
+            reports = _write_stages(chain, folder, settings, quantize, precision)
             bundle_name = name or (label if ":" in label or label == "reference" else root.name)
             write_manifest(folder, bundle_name, opened, settings, reports)
             if out.exists():
@@ -103,18 +105,22 @@ def export_bundle(
 
 
 def _write_stages(
-    chain: TorchChain, folder: Path, settings: DiffusionSettings, quantize: str
+    chain: TorchChain,
+    folder: Path,
+    settings: DiffusionSettings,
+    quantize: str,
+    precision: Precision,
 ) -> StageReports:
     """One part of the checkpoint in memory at a time."""
     reports = StageReports()
     progress("encoder")
-    encoded = write_encoder(chain, folder, reports)
+    encoded = write_encoder(chain, folder, reports, precision)
     progress(f"language model ({quantize})")
     texts = write_language(chain, folder, encoded["prefix"], quantize, reports)
     progress("golden picture")
-    write_golden(chain, folder, encoded, texts, settings, reports)
+    write_golden(chain, folder, encoded, texts, settings, reports, precision)
     progress("diffusion")
-    write_diffusion(chain, folder, encoded, settings, reports)
+    write_diffusion(chain, folder, encoded, settings, reports, precision)
     progress("kernels")
     write_kernels(folder, reports)
     for stage, parity in reports.parity.items():

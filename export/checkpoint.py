@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ..runtime.errors import CheckpointError, InputError
 from .cubes import active_cubes, cut_cubes
 from .dialogue import TEMPLATES
+from .schedules import check_scheduler
 from .vit3d import ViT3DConfig
 
 Json = dict[str, Any]
@@ -47,6 +48,11 @@ _FILES = (
     "diffusion/image_noising_scheduler/scheduler_config.json",
     "llm/dialogue.json",
 )
+# may be left out, but are whole where they are there
+_OPTIONAL_PARTS: dict[str, tuple[str, str]] = {
+    "diffusion/image_encoder": ("config.json", "model"),
+    "diffusion/preview_decoder": ("config.json", "diffusion_pytorch_model"),
+}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -113,7 +119,7 @@ def open_checkpoint(root: Path) -> Checkpoint:
         llm=configs["llm"],
         unet=configs["diffusion/unet"],
         text_encoder=configs["diffusion/text_encoder"],
-        scheduler=_json(root / "diffusion/scheduler/scheduler_config.json"),
+        scheduler=_read_scheduler(root / "diffusion/scheduler/scheduler_config.json"),
         dialogue=_read_dialogue(root / "llm/dialogue.json"),
         sampling=_optional_json(root / "diffusion/sampling.json"),
         quality=_optional_json(root / "quality.json"),
@@ -124,7 +130,8 @@ def open_checkpoint(root: Path) -> Checkpoint:
 
 
 def _require_parts(root: Path) -> None:
-    for part, (config, stem) in _PARTS.items():
+    there = {part: files for part, files in _OPTIONAL_PARTS.items() if (root / part).is_dir()}
+    for part, (config, stem) in (_PARTS | there).items():
         folder = root / part
         if not folder.is_dir():
             raise CheckpointError(f"checkpoint {root} has no part '{part}/'")
@@ -200,12 +207,24 @@ def _check_widths(root: Path, encoder: ViT3DConfig, configs: dict[str, Json]) ->
             unet.get("cross_attention_dim"),
         ),
     ]
-    concept = root / "concept" / "config.json"
-    if concept.is_file():
-        rows.append((clip, encoder.clip_size, "concept", _json(concept).get("projection_dim")))
+    optional = (
+        ("concept", "projection_dim", clip, encoder.clip_size),
+        ("diffusion/image_encoder", "projection_dim", clip, encoder.clip_size),
+        ("diffusion/preview_decoder", "latent_channels", f"{sample} channels", channels),
+    )
+    for part, key, name, width in optional:
+        config = root / part / "config.json"
+        if config.is_file():
+            rows.append((name, width, part, _json(config).get(key)))
     for left, a, right, b in rows:
         if a != b:
             raise CheckpointError(f"checkpoint parts do not fit: {left} is {a}, {right} is {b}")
+
+
+def _read_scheduler(path: Path) -> Json:
+    config = _json(path)
+    check_scheduler(config)
+    return config
 
 
 def _pair(size: Any) -> Any:

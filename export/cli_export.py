@@ -20,7 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--targets", default="cpu", metavar="LIST", help="comma-separated, of: cpu (default: cpu)"
     )
-    parser.add_argument("--precision", default="fp32", help="of: fp32 (default: fp32)")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=("fp32", "fp16"),
+        help="of encoder, U-Net and decoders; fp16 keeps float32 where numbers of real inputs need "
+        "it (default: fp32)",
+    )
     parser.add_argument(
         "--quantize",
         default="f16",

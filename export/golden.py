@@ -14,6 +14,7 @@ import torch
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional as F
 
 from ..runtime.errors import CheckpointError
@@ -32,13 +33,25 @@ TOLERANCE = {
     "latent": 1e-3,
     "prefix": 1e-3,
     "preview": 1e-3,
+    "tiny_preview": 1e-3,
     "states": 1e-3,
     "image_latent": 1e-2,
     "image": 1e-2,
+    "image_clip": 1e-3,
 }
 """Largest difference that `verify` accepts, relative to the largest absolute golden value.
 
 The picture's is wider: every denoising step adds its own rounding."""
+_HALF = {
+    "clip": 1e-2,
+    "latent": 1e-2,
+    "prefix": 1e-2,
+    "preview": 1e-2,
+    "tiny_preview": 1e-2,
+    "image_latent": 5e-2,
+    "image": 5e-2,
+}
+"""What half precision makes of them, by `compile_graph.RELATIVE_FP16`."""
 
 
 def golden_volume(checkpoint: Checkpoint, path: Path) -> nib.Nifti1Image:
@@ -89,19 +102,36 @@ def encode_golden(chain: TorchChain, image: nib.Nifti1Image) -> dict[str, Float]
 def picture_golden(
     chain: TorchChain, encoded: dict[str, Float], steps: int, schedule: str
 ) -> dict[str, Float]:
-    """Preview, keys and values of the fixed prompt, denoised latent and picture."""
+    """Preview, keys and values of the fixed prompt, denoised latent and picture; with a tiny
+    decoder its preview, with an image encoder the picture's CLIP vector.
+    """
+    diffusion = chain.diffusion
     clean, image = chain.image(
         encoded["clip"], encoded["latent"], [PROMPT], SEED, steps=steps, schedule=schedule
     )
-    return {
+    golden = {
         "preview": chain.decode(encoded["latent"]),
-        "states": chain.diffusion.keys_values([PROMPT]),
+        "states": diffusion.keys_values([PROMPT]),
         "image_latent": clean,
         "image": image,
     }
+    diffusion.release("unet")
+    height, width = image.shape[2:]
+    optional: dict[str, tuple[nn.Module | None, Float]] = {
+        "tiny_preview": (diffusion.tiny_decoder(), encoded["latent"]),
+        "image_clip": (diffusion.picture_encoder((height, width)), image),
+    }
+    for name, (module, given) in optional.items():
+        if module is not None:
+            with torch.inference_mode():
+                golden[name] = module(torch.from_numpy(given)).numpy()
+    diffusion.release("image_encoder")
+    return golden
 
 
-def golden_entry(texts: dict[str, str], steps: int, schedule: str) -> dict[str, Any]:
+def golden_entry(
+    texts: dict[str, str], steps: int, schedule: str, precision: str
+) -> dict[str, Any]:
     """The manifest's `golden` section."""
     return {
         "volume": "golden/volume.nii.gz",
@@ -111,5 +141,5 @@ def golden_entry(texts: dict[str, str], steps: int, schedule: str) -> dict[str, 
         "seed": SEED,
         "steps": steps,
         "schedule": schedule,
-        "tolerance": TOLERANCE,
+        "tolerance": TOLERANCE | (_HALF if precision == "fp16" else {}),
     }

@@ -51,6 +51,7 @@ def write_manifest(
         "files": _files(folder, reports),
         "licences": _licences(checkpoint.root),
         "parity": {stage: parity.as_dict() for stage, parity in reports.parity.items()},
+        **({"ranges": reports.ranges} if reports.ranges else {}),
         "quality": checkpoint.quality,
         "golden": reports.golden,
     }
@@ -104,6 +105,7 @@ def _diffusion(checkpoint: Checkpoint, settings: DiffusionSettings, reports: Sta
         **reports.prompt,
         "unet": "unet.onnx",
         "vae_decoder": "vae_decoder.onnx",
+        **reports.pictures,
         "arrays": "diffusion.npz",
         "image_size": list(reports.image_size),
         "latent_shape": list(checkpoint.encoder.latent_shape),

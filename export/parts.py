@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
     StableUnCLIPImageNormalizer,
@@ -103,6 +104,35 @@ def load_vae(root: Path) -> Any:
     """The picture autoencoder."""
     with _loading("diffusion/vae"):
         return _diffusers_model(AutoencoderKL, root, "vae")
+
+
+def load_preview_decoder(root: Path) -> Any:
+    """The tiny decoder (TAESD's format), or None without `diffusion/preview_decoder/`."""
+    if not (root / "diffusion/preview_decoder").is_dir():
+        return None
+    with _loading("diffusion/preview_decoder"):
+        return _diffusers_model(AutoencoderTiny, root, "preview_decoder")
+
+
+def load_image_encoder(root: Path) -> Any:
+    """The image encoder, or None without `diffusion/image_encoder/`."""
+    if not (root / "diffusion/image_encoder").is_dir():
+        return None
+    with _loading("diffusion/image_encoder"):
+        return transformers.CLIPVisionModelWithProjection.from_pretrained(
+            root / "diffusion" / "image_encoder",
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+        ).eval()
+
+
+def load_feature_extractor(root: Path) -> dict[str, Any]:
+    """The feature extractor's configuration."""
+    with _loading("diffusion/feature_extractor"):
+        return transformers.CLIPImageProcessor.from_pretrained(
+            root / "diffusion" / "feature_extractor", local_files_only=True
+        ).to_dict()
 
 
 def load_normaliser(root: Path) -> Any:

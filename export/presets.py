@@ -1,13 +1,14 @@
 """Sizes of the checkpoints that `random:NAME` makes: data only, no torch.
 
 `paper` is the full system of "Neuro-Vision to Language" (arXiv 2404.19438) with Stable unCLIP 2.1-L
-and Llama-3-8B; `paper-1b` swaps in a language model of Llama-3.2-1B's shape; `tiny` has every part
-and every wire at toy width.
+and Llama-3-8B; `paper-1b` swaps in a language model of Llama-3.2-1B's shape, `paper-pictures` a toy
+one, for work on the picture stage alone. `narrow` has the full wiring of that stage at small width;
+`tiny` has every part at toy width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Config = dict[str, Any]
@@ -25,6 +26,8 @@ class Preset:
     vae: Config
     prompt_text: Config
     """The diffusion model's text encoder (`CLIPTextConfig`)."""
+    preview: Config
+    """The tiny decoder for previews, TAESD's format (`AutoencoderTiny`)."""
     image: Config
     """The pipeline's image encoder (`CLIPVisionConfig`)."""
     concept_text: Config
@@ -71,6 +74,7 @@ _PAPER = Preset(
         "layers_per_block": 2,
         "scaling_factor": 0.18215,
     },
+    preview={},
     prompt_text={
         "hidden_size": 1024,
         "num_hidden_layers": 23,
@@ -112,6 +116,7 @@ _PAPER_1B = Preset(
     encoder={"prefix_size": 2048, "prefix_hidden_size": 2048},
     unet=_PAPER.unet,
     vae=_PAPER.vae,
+    preview=_PAPER.preview,
     prompt_text=_PAPER.prompt_text,
     image=_PAPER.image,
     concept_text=_CLIP_L,
@@ -185,6 +190,12 @@ _TINY = Preset(
         "norm_num_groups": 4,
         "scaling_factor": 0.18215,
     },
+    preview={
+        "encoder_block_out_channels": [8, 8, 8],
+        "decoder_block_out_channels": [8, 8, 8],
+        "num_encoder_blocks": [1, 1, 1],
+        "num_decoder_blocks": [1, 1, 1],
+    },
     prompt_text=_TINY_TEXT,
     image={
         "hidden_size": 32,
@@ -209,4 +220,52 @@ _TINY = Preset(
     llm_dtype="float16",
 )
 
-PRESETS: dict[str, Preset] = {"tiny": _TINY, "paper": _PAPER, "paper-1b": _PAPER_1B}
+_NARROW = replace(
+    _TINY,
+    encoder=_TINY.encoder | {"latent_shape": (4, 16, 16), "clip_size": 32},
+    unet=_PAPER.unet
+    | {
+        "sample_size": 16,
+        "block_out_channels": [32, 64, 128, 128],
+        "attention_head_dim": [1, 2, 4, 4],
+        "cross_attention_dim": 64,
+        "projection_class_embeddings_input_dim": 64,
+    },
+    vae=_PAPER.vae | {"sample_size": 128, "block_out_channels": [32, 32, 64, 64]},
+    preview={
+        "encoder_block_out_channels": [16] * 4,
+        "decoder_block_out_channels": [16] * 4,
+    },
+    prompt_text=_PAPER.prompt_text
+    | {
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "vocab_size": 1024,
+    },
+    image=_PAPER.image
+    | {
+        "hidden_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "projection_dim": 32,
+        "image_size": 56,
+    },
+    concept_text=_TINY_TEXT | {"projection_dim": 32},
+)
+
+_PAPER_PICTURES = replace(
+    _PAPER,
+    encoder={"prefix_size": 256, "prefix_hidden_size": 128},
+    llm=_TINY.llm,
+    llm_dtype=_TINY.llm_dtype,
+)
+
+PRESETS: dict[str, Preset] = {
+    "tiny": _TINY,
+    "narrow": _NARROW,
+    "paper-pictures": _PAPER_PICTURES,
+    "paper-1b": _PAPER_1B,
+    "paper": _PAPER,
+}

@@ -1,4 +1,4 @@
-"""`random:tiny`, `random:paper`, `random:paper-1b`: checkpoints of all parts with random weights.
+"""`random:NAME`: checkpoints of all parts with random weights, at the sizes of `presets.py`.
 
 They decode nothing, but they have the format, the wiring and the sizes of the real thing: what
 latency, memory and the export itself are tested on. One part is in memory at a time, the language
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import transformers
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
     StableUnCLIPImageNormalizer,
@@ -56,8 +57,8 @@ def write_random_checkpoint(
 
     Parameters
     ----------
-    name : {"tiny", "paper", "paper-1b"}
-        `paper` writes about 21 GB, `paper-1b` about 7 GB.
+    name : {"tiny", "narrow", "paper-pictures", "paper-1b", "paper"}
+        `paper` writes about 21 GB, `paper-1b` about 7 GB, `paper-pictures` about 4 GB.
     folder : Path
         Created; existing files of the same names are overwritten.
     seed : int
@@ -172,10 +173,12 @@ def _write_diffusion(preset: Preset, folder: Path, seed: int) -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel(**preset.unet)
         vae = AutoencoderKL(**preset.vae)
+        tiny = AutoencoderTiny(**preset.preview)
         normaliser = StableUnCLIPImageNormalizer(clip_size)
     _write_diffusers(unet, folder / "unet", seed)
     _write_diffusers(vae, folder / "vae", seed + 1)
     _write_diffusers(normaliser, folder / "image_normalizer", seed + 2)
+    _write_diffusers(tiny, folder / "preview_decoder", seed + 5)
     text = _text_config(preset.prompt_text, folder / "tokenizer")
     _write_transformer(transformers.CLIPTextModel, text, folder / "text_encoder", seed + 3)
     _write_transformer(

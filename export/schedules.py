@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,12 +19,19 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from torch import Tensor
 
 from ..runtime.errors import CheckpointError
 from ..runtime.schedule import Floats, Schedule
 
 STEPS = (1, 2, 4, 8, 10, 20, 50)
+
+_LCM_STEPS = ("original_inference_steps", 50)
+"""LCM's option, and diffusers' default for it."""
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+_KNOWN = {kind.name for kind in KarrasDiffusionSchedulers} | {"LCMScheduler"}
+"""Classes of diffusers whose configuration means the same: noise by betas over timesteps."""
 
 
 class Sampler(NamedTuple):
@@ -39,7 +46,9 @@ SCHEDULES: dict[str, Sampler] = {
     "euler": Sampler(EulerDiscreteScheduler, {}),
     # few steps of a distilled model begin at the noisiest timestep
     "turbo": Sampler(EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
-    "dpmpp_2m": Sampler(DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+    "dpmpp_2m": Sampler(
+        DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}
+    ),
     "unipc": Sampler(UniPCMultistepScheduler, {}),
     "lcm": Sampler(LCMScheduler, {}),
 }
@@ -57,8 +66,12 @@ def make_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
     steps : int
     """
     sampler = SCHEDULES[name]
+    options = dict(sampler.options)
+    if sampler.scheduler is LCMScheduler:
+        # it takes its steps from a coarser schedule, which must not be the coarser of the two
+        options["original_inference_steps"] = max(steps, config.get(_LCM_STEPS[0], _LCM_STEPS[1]))
     with numpy_warning_ignored():
-        scheduler = sampler.scheduler.from_config({**config, **sampler.options})
+        scheduler: Any = sampler.scheduler.from_config({**config, **options})
         scheduler.set_timesteps(steps)
     return scheduler
 
@@ -75,7 +88,7 @@ def start_scale(scheduler: Any, begin: int) -> float:
 
 
 @contextmanager
-def numpy_warning_ignored() -> Iterator[None]:
+def numpy_warning_ignored() -> Generator[None]:
     """Where diffusers hands torch tensors to numpy in a way that numpy 2 deprecates."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -150,20 +163,43 @@ def _floats(values: Tensor) -> Floats:
     return values.float().numpy()
 
 
+def check_scheduler(config: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint's scheduler that no table can stand for.
+
+    Raises
+    ------
+    CheckpointError
+        A scheduler of another kind, a prediction that it does not know, or samples that it clips or
+        thresholds, which is not linear.
+    """
+    kind = config.get("_class_name", "DDIMScheduler")
+    if kind not in _KNOWN:
+        raise CheckpointError(
+            f"diffusion/scheduler is a {kind}, which no Stable unCLIP is sampled with; expected "
+            "one of diffusers' schedulers by betas, for example DDIMScheduler"
+        )
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in _PREDICTIONS:
+        raise CheckpointError(
+            f"diffusion/scheduler has prediction_type {prediction!r}; expected one of "
+            f"{', '.join(_PREDICTIONS)}"
+        )
+    for option in ("thresholding", "clip_sample"):
+        if config.get(option, False):
+            raise CheckpointError(
+                f"diffusion/scheduler sets {option}=true; a latent model needs {option}=false"
+            )
+
+
 def schedule_tables(config: Mapping[str, Any], skip: float = 0.0) -> dict[str, Floats]:
     """All schedules of a bundle, packed, under the names of `diffusion.npz`: `<name>_<steps>`.
 
     Raises
     ------
     CheckpointError
-        The scheduler clips or thresholds its samples, which is not linear; or a latent that is not
-        finite.
+        As from `check_scheduler`; or a latent that is not finite.
     """
-    for option in ("thresholding", "clip_sample"):
-        if config.get(option, False):
-            raise CheckpointError(
-                f"diffusion/scheduler sets {option}=true; a latent model needs {option}=false"
-            )
+    check_scheduler(config)
     return {
         f"{name}_{steps}": make_schedule(name, config, steps, skip).pack()
         for name in SCHEDULES

@@ -12,17 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..runtime.schedule import Schedule
-from .golden import PROMPT, SEED, encode_golden, golden_entry, golden_volume, picture_golden
+from .compile_graph import Compiled, Precision, compile_graph
+from .golden import SEED, encode_golden, golden_entry, golden_volume, picture_golden
 from .language_parity import compare_language
-from .parity import Arrays, Parity, compare_graph
+from .parity import Arrays, Parity
 from .parts import is_streamed
 from .quantize import quantised_gguf
-from .schedules import schedule_tables
 from .settings import DiffusionSettings
-from .to_onnx import PromptEncoder, UNetStep, VAEDecoder, export_graph
 from .torch_chain import TorchChain
-from .torch_diffusion import TorchDiffusion
 
 Float = NDArray[np.float32]
 
@@ -38,17 +35,26 @@ class StageReports:
     language: dict[str, Any] = field(default_factory=dict[str, Any])
     prompt: dict[str, Any] = field(default_factory=dict[str, Any])
     image_size: tuple[int, int] = (0, 0)
+    pictures: dict[str, str] = field(default_factory=dict[str, str])
+    """Optional graphs of the picture stage: what each is, and its file."""
+    ranges: dict[str, Any] = field(default_factory=dict[str, Any])
+    """For every half-precision graph, what stayed float32 and why."""
     golden: dict[str, Any] = field(default_factory=dict[str, Any])
     kernels: dict[str, Any] = field(default_factory=dict[str, Any])
 
-    def graph(self, stage: str, path: Path, parity: Parity) -> None:
+    def compiled(self, stage: str, path: Path, done: Compiled) -> None:
         """Note one ONNX file."""
-        self.parity[stage] = parity
+        self.parity[stage] = done.parity
+        if done.ranges:
+            self.ranges[stage] = done.ranges
         for file in (path.name, f"{path.name}.data"):
-            self.producer[file], self.precision[file] = f"torch {torch.__version__}", "fp32"
+            self.producer[file] = f"torch {torch.__version__}"
+            self.precision[file] = done.precision
 
 
-def write_encoder(chain: TorchChain, folder: Path, reports: StageReports) -> dict[str, Float]:
+def write_encoder(
+    chain: TorchChain, folder: Path, reports: StageReports, precision: Precision = "fp32"
+) -> dict[str, Float]:
     """encoder.onnx, encoder.npz and the golden volume.
 
     Returns
@@ -61,15 +67,14 @@ def write_encoder(chain: TorchChain, folder: Path, reports: StageReports) -> dic
     encoded = encode_golden(chain, golden_volume(checkpoint, folder / "golden" / "volume.nii.gz"))
     tokens = encoded["tokens"]
     outputs = ("clip", "latent", "prefix")
-    path = export_graph(
-        chain.encoder, {"tokens": torch.from_numpy(tokens)}, outputs, folder / "encoder.onnx"
-    )
     rng = np.random.default_rng(SEED)
     others = [rng.standard_normal(tokens.shape, dtype=np.float32) for _ in range(3)]
     trials: list[tuple[Arrays, Arrays]] = [
         ({"tokens": t}, dict(zip(outputs, chain.encode(t), strict=True))) for t in [tokens, *others]
     ]
-    reports.graph("encoder", path, compare_graph(path, trials))
+    path = folder / "encoder.onnx"
+    done = compile_graph(chain.encoder, outputs, path, trials, precision)
+    reports.compiled("encoder", path, done)
     reports.language["projector_sha256"] = projector_sha256(chain)
     _save_arrays(
         folder / "encoder.npz",
@@ -141,114 +146,11 @@ def write_golden(
     texts: dict[str, str],
     settings: DiffusionSettings,
     reports: StageReports,
+    precision: Precision = "fp32",
 ) -> None:
-    """golden/outputs.npz; leaves text encoder, U-Net and VAE loaded."""
+    """golden/outputs.npz; leaves text encoder and VAE loaded."""
     pictures = picture_golden(chain, encoded, settings.steps, settings.schedule)
     _save_arrays(folder / "golden" / "outputs.npz", encoded | pictures)
     height, width = pictures["image"].shape[2:]
     reports.image_size = (height, width)
-    reports.golden = golden_entry(texts, settings.steps, settings.schedule)
-
-
-def write_diffusion(
-    chain: TorchChain,
-    folder: Path,
-    encoded: dict[str, Float],
-    settings: DiffusionSettings,
-    reports: StageReports,
-) -> None:
-    """prompt_encoder.onnx, unet.onnx, vae_decoder.onnx, diffusion.npz, prompt_tokenizer.json."""
-    tables = schedule_tables(chain.checkpoint.scheduler, settings.skip)
-    _save_arrays(folder / "diffusion.npz", chain.diffusion.conditioning | tables)
-    _write_vae(chain.diffusion, folder, encoded["latent"], reports)
-    _write_prompt_encoder(chain.diffusion, folder, reports)
-    _write_unet(chain.diffusion, folder, encoded, tables, settings, reports)
-
-
-def _write_vae(
-    diffusion: TorchDiffusion, folder: Path, latent: Float, reports: StageReports
-) -> None:
-    path = export_graph(
-        VAEDecoder(diffusion.vae),
-        {"latent": torch.from_numpy(latent)},
-        ["image"],
-        folder / "vae_decoder.onnx",
-    )
-    noise = diffusion.noise(SEED)[0][None]
-    trials: list[tuple[Arrays, Arrays]] = [
-        ({"latent": x}, {"image": diffusion.decode(x)}) for x in (latent, noise)
-    ]
-    reports.graph("vae_decoder", path, compare_graph(path, trials))
-    diffusion.release("vae")
-
-
-def _write_unet(
-    diffusion: TorchDiffusion,
-    folder: Path,
-    encoded: dict[str, Float],
-    tables: dict[str, Float],
-    settings: DiffusionSettings,
-    reports: StageReports,
-) -> None:
-    """Compared at the first, a middle and the last timestep of the default schedule with the U-Net
-    as diffusers calls it."""
-    batch = 2 if settings.guidance > 1 else 1
-    start, clip_noise, _ = diffusion.noise(SEED)
-    mixed = diffusion.mixed(encoded["latent"], start)
-    inputs: dict[str, Float] = {
-        "sample": np.repeat(mixed, batch, 0),
-        "timestep": np.zeros(1, np.float32),
-        "states": np.repeat(diffusion.keys_values([PROMPT]), batch, 0),
-        "class_labels": np.repeat(
-            diffusion.class_labels(encoded["clip"], clip_noise[None]), batch, 0
-        ),
-    }
-    times = Schedule.unpack(tables[f"{settings.schedule}_{settings.steps}"]).timesteps
-    chosen = sorted({times[0], times[len(times) // 2], times[-1]})
-
-    plain = np.repeat(diffusion.prompt_states([PROMPT]), batch, 0)
-    trials: list[tuple[Arrays, Arrays]] = []
-    for time in chosen:
-        feed = inputs | {"timestep": np.array([time], np.float32)}
-        with torch.inference_mode():
-            out = diffusion.unet(
-                torch.from_numpy(inputs["sample"]),
-                torch.tensor(time),
-                encoder_hidden_states=torch.from_numpy(plain),
-                class_labels=torch.from_numpy(inputs["class_labels"]),
-            ).sample
-        trials.append((feed, {"out": out.numpy()}))
-    diffusion.release("text_encoder")
-    example = {name: torch.from_numpy(a) for name, a in inputs.items()}
-    path = export_graph(UNetStep(diffusion.unet), example, ["out"], folder / "unet.onnx")
-    reports.graph("unet", path, compare_graph(path, trials))
-    diffusion.release("unet")
-
-
-def _write_prompt_encoder(diffusion: TorchDiffusion, folder: Path, reports: StageReports) -> None:
-    tokenizer = diffusion.tokenizer
-    texts = ["", PROMPT, "A large GREEN star, left of 2 small rings!"]
-    rows = [
-        tokenizer([t], padding="max_length", truncation=True, return_tensors="np").input_ids
-        for t in texts
-    ]
-    path = export_graph(
-        PromptEncoder(diffusion.text_encoder, diffusion.unet),
-        {"input_ids": torch.from_numpy(rows[0])},
-        ["states"],
-        folder / "prompt_encoder.onnx",
-    )
-    trials: list[tuple[Arrays, Arrays]] = [
-        ({"input_ids": row}, {"states": diffusion.keys_values([text])})
-        for row, text in zip(rows, texts, strict=True)
-    ]
-    reports.graph("prompt_encoder", path, compare_graph(path, trials))
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    tokenizer.backend_tokenizer.save(str(folder / "prompt_tokenizer.json"))
-    reports.prompt = {
-        "prompt_length": rows[0].shape[1],
-        "pad_id": tokenizer.pad_token_id,
-        "bos_id": tokenizer.bos_token_id,
-        "eos_id": tokenizer.eos_token_id,
-    }
+    reports.golden = golden_entry(texts, settings.steps, settings.schedule, precision)

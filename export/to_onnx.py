@@ -1,4 +1,4 @@
-"""The four graphs of a bundle: encoder, prompt text encoder, U-Net step, VAE decoder.
+"""The graphs of a bundle: encoder, prompt text encoder, U-Net step, VAE or tiny decoder.
 
 All are written by `torch.onnx.export(dynamo=True)`, also the two that optimum knows. Optimum's
 exporter gives a text encoder with a pooled output that nobody reads, a VAE without its scaling
@@ -67,7 +67,10 @@ class UNetStep(nn.Module):
 
 
 class VAEDecoder(nn.Module):
-    """Latent in the diffusion model's units -> picture; divides by the scaling factor inside."""
+    """Latent in the diffusion model's units -> picture; divides by the scaling factor inside.
+
+    Takes an AutoencoderKL, or an AutoencoderTiny (TAESD), whose scaling factor is 1.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -116,6 +119,11 @@ def export_graph(
     model = program.model
     _strip(model)
     halve_weights(model)
+    return save_graph(model, path)
+
+
+def save_graph(model: ir.Model, path: Path) -> Path:
+    """Write a graph; weights beyond what protobuf can hold go to `<path>.data` beside it."""
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     external = f"{path.name}.data" if size > _SINGLE_FILE_BYTES else None
     ir.save(model, path, external_data=external)

@@ -17,8 +17,10 @@ from . import parts
 from .checkpoint import Checkpoint
 from .conditioning import clip_conditioning
 from .cross_attention import keys_values
+from .picture_encoder import PictureEncoder
 from .schedules import make_schedule
 from .settings import DiffusionSettings
+from .to_onnx import VAEDecoder
 
 Float = NDArray[np.float32]
 
@@ -60,6 +62,21 @@ class TorchDiffusion:
         return parts.load_vae(self.root)
 
     @cached_property
+    def preview_decoder(self) -> Any:
+        """The tiny decoder, or None where the checkpoint has none."""
+        return parts.load_preview_decoder(self.root)
+
+    @cached_property
+    def image_encoder(self) -> Any:
+        """The pipeline's image encoder, or None where the checkpoint has no weights of it."""
+        return parts.load_image_encoder(self.root)
+
+    @cached_property
+    def feature_extractor(self) -> dict[str, Any]:
+        """What is done to a picture before the image encoder sees it."""
+        return parts.load_feature_extractor(self.root)
+
+    @cached_property
     def conditioning(self) -> dict[str, Float]:
         """Coefficients of the class labels, (D,) each."""
         return clip_conditioning(
@@ -69,7 +86,7 @@ class TorchDiffusion:
         )
 
     def release(self, name: str) -> None:
-        """Forget a loaded part ("unet", "vae", "text_encoder"), to bound memory."""
+        """Forget a loaded part, by its property's name, to bound memory."""
         self.__dict__.pop(name, None)
 
     @torch.inference_mode()
@@ -195,6 +212,17 @@ class TorchDiffusion:
             plain, told = out.chunk(2)
             out = plain + self.settings.guidance * (told - plain)
         return out
+
+    def tiny_decoder(self) -> VAEDecoder | None:
+        """The tiny decoder as a module from latent to picture; None where there is none."""
+        return None if self.preview_decoder is None else VAEDecoder(self.preview_decoder)
+
+    def picture_encoder(self, size: tuple[int, int]) -> PictureEncoder | None:
+        """The image encoder behind its feature extractor, for pictures of a size; None where the
+        checkpoint has no image encoder."""
+        if self.image_encoder is None:
+            return None
+        return PictureEncoder(self.image_encoder, self.feature_extractor, size).eval()
 
     @torch.inference_mode()
     def decode(self, latent: Float) -> Float:

@@ -10,15 +10,16 @@ from .errors import (
     MissingExtraError,
     ScansideError,
 )
-from .events import Done, Event, Image, Preview, Token
+from .events import Done, Event, Image, Intermediate, Preview, Token
 from .generation import Generation
 from .reply import Reply
-from .result import AnsweredQuestion, Result, TokenScore
+from .result import AnsweredQuestion, Candidate, Result, TokenScore
 from .sampling import Sampling
 
 __all__ = [
     "AnsweredQuestion",
     "BundleError",
+    "Candidate",
     "Chat",
     "CheckpointError",
     "Decoder",
@@ -28,6 +29,7 @@ __all__ = [
     "Generation",
     "Image",
     "InputError",
+    "Intermediate",
     "MissingExtraError",
     "Preview",
     "Reply",

@@ -70,6 +70,7 @@ class Answer:
         """Seconds from the beginning of the iteration to the first token's choice."""
         self.total_s = float("nan")
         """Seconds of the whole answer."""
+        self._hurried = False
 
     def __iter__(self) -> Iterator[str]:
         began = time.perf_counter()
@@ -117,7 +118,13 @@ class Answer:
             return "context"
         return "deadline" if self._late() else ""
 
+    def hurry(self) -> None:
+        """End at the current token, as if the deadline had come."""
+        self._hurried = True
+
     def _late(self) -> bool:
+        if self._hurried:
+            return True
         return self._ends.deadline is not None and time.perf_counter() >= self._ends.deadline
 
     def read(self) -> str:

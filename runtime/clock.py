@@ -9,8 +9,10 @@ from contextlib import contextmanager
 
 _MARGIN = 1.15
 """A stage is planned to cost this much more than was measured: late is worse than short."""
+_DEVIATIONS = 2.0
+"""And this many times what it lately deviated from the expected."""
 _NEWEST = 0.5
-"""Share of the newest measurement in the running cost."""
+"""Share of the newest measurement in the running cost and deviation."""
 
 
 class Costs:
@@ -18,15 +20,20 @@ class Costs:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
+        self._deviation: dict[str, float] = {}
 
     def learn(self, stage: str, seconds: float) -> None:
         """Take in a measurement."""
         known = self._seconds.get(stage, seconds)
         self._seconds[stage] = (1 - _NEWEST) * known + _NEWEST * seconds
+        before = self._deviation.get(stage, 0.0)
+        self._deviation[stage] = (1 - _NEWEST) * before + _NEWEST * abs(seconds - known)
 
     def of(self, stage: str) -> float:
         """Seconds to plan for; 0 for a stage that was never measured."""
-        return self._seconds.get(stage, 0.0) * _MARGIN
+        if stage not in self._seconds:
+            return 0.0
+        return self._seconds[stage] * _MARGIN + _DEVIATIONS * self._deviation[stage]
 
     @contextmanager
     def measured(self, stage: str, per: int = 1) -> Generator[None]:

@@ -32,7 +32,7 @@ class Decoder:
     """An opened bundle. Use `Decoder.open`; close it, or use it in a `with` statement.
 
     One decode runs at a time: a stream that is not at its end is refused once the next one begins.
-    A decoder is not shared between threads.
+    A decoder is not shared between threads, but for `stop`.
     """
 
     def __init__(self, bundle: Bundle, stages: Stages, device: str, costs: Costs) -> None:
@@ -102,6 +102,7 @@ class Decoder:
         index: int | None = None,
         ask: Iterable[str] = (),
         token_log_probs: bool = False,
+        candidates: int = 1,
     ) -> Result:
         """Decode one volume.
 
@@ -127,6 +128,9 @@ class Decoder:
             Questions about the volume.
         token_log_probs : bool
             Keep the log-probability of every token, besides the mean of each text.
+        candidates : int
+            Pictures to make, with `seed` and the next ones, as far as the deadline leaves time; the
+            one whose CLIP vector is nearest to the decoded one is kept.
 
         Returns
         -------
@@ -147,6 +151,7 @@ class Decoder:
             index=index,
             ask=ask,
             token_log_probs=token_log_probs,
+            candidates=candidates,
         )
         *_, done = events
         assert isinstance(done, Done)
@@ -164,10 +169,13 @@ class Decoder:
         index: int | None = None,
         ask: Iterable[str] = (),
         token_log_probs: bool = False,
+        candidates: int = 1,
+        intermediate: int = 0,
     ) -> Iterator[Event]:
         """Decode one volume, each answer as soon as it is there: preview, text, image, then Done.
 
-        Parameters and errors are those of `decode`; wrong arguments are refused at the call.
+        Parameters and errors are those of `decode`; wrong arguments are refused at the call. With
+        `intermediate` the picture is shown after every so many denoising steps, too.
         """
         self._check_open()
         questions = (ask,) if isinstance(ask, str) else tuple(ask)
@@ -179,6 +187,8 @@ class Decoder:
             seed=seed,
             deadline_s=deadline_s,
             token_log_probs=token_log_probs,
+            candidates=candidates,
+            intermediate=intermediate,
         )
         clock = Clock(deadline_s)
         result = Result(
@@ -192,6 +202,15 @@ class Decoder:
         self._end_running("the decoder has gone on to another volume")
         self._running = decoding
         return decoding.events(tokens)
+
+    def stop(self) -> None:
+        """Let the decode that is running end after its current token or denoising step.
+
+        Its result holds what there is by then, and says so. The one method that another thread may
+        call; without a running decode it does nothing.
+        """
+        if self._running:
+            self._running.stop()
 
     def chat(self, volume: VolumeSource, *, index: int | None = None) -> Chat:
         """Begin a conversation about one volume, in memory of its own.

@@ -8,6 +8,8 @@ does not fit at all is replaced by the preview. Nothing of that is silent: each 
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,12 +17,12 @@ from numpy.typing import NDArray
 
 from .clock import Clock, Costs
 from .errors import InputError
-from .events import Done, Event, Image, Preview, Token
+from .events import Done, Event, Token
+from .imaging import Imaging
 from .language import Answer, LanguageModel
-from .reconstruction import Condition, to_pixels
 from .request import Request
 from .result import AnsweredQuestion, Result
-from .stages import Pictures, Stages
+from .stages import Stages
 
 Floats = NDArray[np.float32]
 
@@ -53,9 +55,14 @@ class Decoding:
             raise InputError(
                 "this bundle has no diffusion model, so it makes no pictures; ask for text only"
             )
-        self._steps = 0
+        self._stopped = threading.Event()
+        self._imaging = None
         if stages.pictures:
-            self._steps = stages.pictures.reconstruction.check_steps(request.steps)
+            self._imaging = Imaging(stages.pictures, request, result, clock, costs, self._stopped)
+
+    def stop(self) -> None:
+        """Come to an end soon: after the current token, and after the current denoising step."""
+        self._stopped.set()
 
     def end(self, why: str) -> None:
         """Refuse to go on: the models that this decoding runs on are taken or gone."""
@@ -74,25 +81,21 @@ class Decoding:
             raise InputError(f"this stream cannot go on: {self._ended_by}")
 
     def _events(self, tokens: Floats) -> Iterator[Event]:
+        imaging, language = self._imaging, self._stages.language
+        if imaging:
+            imaging.prepare()
         with self._clock.stage("encode"), self._costs.measured("encode"):
             encoded = self._stages.encode(tokens)
-        pictures, language = self._stages.pictures, self._stages.language
-        if pictures and "preview" in self._request.tasks:
-            yield self._preview(pictures, encoded["latent"])
+        if imaging and "preview" in self._request.tasks:
+            yield imaging.preview(encoded["latent"])
         if language and self._request.needs_language:
             yield from self._texts(language, encoded["prefix"][0])
-        if pictures and "image" in self._request.tasks:
-            yield from self._image(pictures, encoded["clip"], encoded["latent"])
+        if imaging and "image" in self._request.tasks:
+            text = self._prompt_text()
+            yield from imaging.events(encoded["clip"], encoded["latent"], text, self._about_image)
         self._clock.mark("total")
         self._result.latency_ms = self._clock.latency_ms
         yield Done(self._result)
-
-    def _preview(self, pictures: Pictures, latent: Floats) -> Preview:
-        with self._clock.stage("preview"), self._costs.measured("vae"):
-            pixels = to_pixels(pictures.reconstruction.decode(latent))
-        self._result.preview = pixels
-        self._clock.mark("until_preview")
-        return Preview(pixels)
 
     def _texts(self, language: LanguageModel, prefix: Floats) -> Iterator[Token]:
         with self._clock.stage("language"), self._costs.measured("attend"):
@@ -124,6 +127,8 @@ class Decoding:
     ) -> Iterator[Token]:
         for text in answer:
             yield Token(task, text, question)
+            if self._stopped.is_set():
+                answer.hurry()
         self._clock.add("language", answer.total_s)
         if answer.mean_log_prob is None:
             return
@@ -131,7 +136,8 @@ class Decoding:
             before = self._clock.latency_ms["language"] / 1e3 - answer.total_s
             self._clock.add("language_first_token", before + answer.first_token_s)
         self._costs.learn("token", answer.token_s)
-        self._costs.learn(f"text {task}", answer.total_s)
+        if answer.finish != "deadline" or answer.total_s > self._costs.of(f"text {task}"):
+            self._costs.learn(f"text {task}", answer.total_s)  # a text that was cut costs more
         self._result.log_prob[name] = answer.mean_log_prob
         if self._request.token_log_probs:
             self._result.token_log_probs[name] = answer.scores
@@ -140,94 +146,48 @@ class Decoding:
         """Say that the deadline cut a text; one that only the image needs matters only to it."""
         if answer.finish != "deadline":
             return
-        words = len(answer.text.split())
+        words, by = len(answer.text.split()), self._what_cuts()
         if asked and words:
             plural = "" if words == 1 else "s"
-            self._degrade(f"{name}: cut after {words} word{plural} by the deadline")
+            self._degrade(f"{name}: cut after {words} word{plural} by {by}")
         elif asked:
-            self._degrade(f"{name}: left out, for the deadline came before its first word")
+            self._degrade(f"{name}: left out, for {by} came before its first word")
         elif words:
-            self._about_image.append(f"image: the deadline cut the {name} that conditions it")
+            self._about_image.append(f"image: {by} cut the {name} that conditions it")
         else:
             self._about_image.append(f"image: no text conditions it, for the {name} would be late")
+
+    def _what_cuts(self) -> str:
+        return "a stop request" if self._stopped.is_set() else "the deadline"
 
     def _keep(self, task: str, text: str) -> None:
         field = {"caption": "caption", "describe": "description", "prompt": "prompt"}[task]
         setattr(self._result, field, text)
 
-    def _image(self, pictures: Pictures, clip: Floats, latent: Floats) -> Iterator[Event]:
-        steps = self._steps_that_fit(pictures)
-        if steps == 0:
-            self._degrade(
-                "image: left out, for not even the fewest steps fit; the preview stands in"
-            )
-            if self._result.preview is None:
-                yield self._preview(pictures, latent)
-            return
-        if steps < self._steps:
-            self._degrade(f"image: {steps} of {self._steps} steps, for the deadline leaves no more")
-        for sentence in self._about_image:
-            self._degrade(sentence)
-        with self._clock.stage("diffusion"):
-            clean = self._denoised(pictures, clip, latent, steps)
-        with self._clock.stage("vae"), self._costs.measured("vae"):
-            pixels = to_pixels(pictures.reconstruction.decode(clean))
-        self._result.image, self._result.steps = pixels, steps
-        self._clock.mark("until_image")
-        yield Image(pixels, steps)
-
-    def _denoised(self, pictures: Pictures, clip: Floats, latent: Floats, steps: int) -> Floats:
-        text = self._prompt_text()
-        states = pictures.prompt.empty
-        if text:
-            with self._costs.measured("states"):
-                states, cut = pictures.prompt.encode(text)
-            if cut:
-                self._degrade(f"prompt: its last {cut} tokens do not fit the text encoder")
-        condition = Condition(clip=clip, latent=latent, states=states)
-        with self._costs.measured("step", per=steps):
-            return pictures.reconstruction.denoise(condition, steps=steps, seed=self._request.seed)
-
     def _prompt_text(self) -> str:
         """The text that conditions the image; "" for none."""
         source = self._request.prompt
-        if source == "none":
-            return ""
         if source in ("written", "caption"):
-            text = self._written.get("prompt" if source == "written" else "caption", "")
-        else:
-            text = source
-        self._result.image_prompt = text or None
-        return text
-
-    def _image_cost(self, pictures: Pictures, steps: int) -> float:
-        return self._costs.of("states") + steps * self._costs.of("step") + self._costs.of("vae")
+            return self._written.get("prompt" if source == "written" else "caption", "")
+        return self._request.given_prompt
 
     def _text_deadline(self) -> float | None:
         """When the last token must be chosen, so that the least picture still fits."""
-        at, pictures = self._clock.deadline_at, self._stages.pictures
+        if self._stopped.is_set():
+            return time.perf_counter()
+        at = self._clock.deadline_at
         if at is None:
             return None
         at -= self._costs.of("token")
-        if pictures and "image" in self._request.tasks:
-            at -= self._image_cost(pictures, pictures.reconstruction.fewest_steps)
+        if self._imaging and "image" in self._request.tasks:
+            at -= self._imaging.least_s
         return at
 
     def _leaves_time_for_image(self, task: str) -> bool:
         """Whether a text that only the image needs leaves time for the least picture."""
-        pictures = self._stages.pictures
-        if pictures is None:
+        if self._imaging is None:
             return True
-        least = self._image_cost(pictures, pictures.reconstruction.fewest_steps)
-        return self._clock.left_s >= self._costs.of(f"text {task}") + least
-
-    def _steps_that_fit(self, pictures: Pictures) -> int:
-        left = self._clock.left_s - self._image_cost(pictures, 0)
-        if left <= 0:
-            return 0
-        step = self._costs.of("step")
-        most = left / step if step > 0 else self._steps
-        return pictures.reconstruction.steps_within(min(most, self._steps))
+        return self._clock.left_s >= self._costs.of(f"text {task}") + self._imaging.least_s
 
     def _degrade(self, sentence: str) -> None:
         self._result.degraded.append(sentence)

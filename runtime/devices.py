@@ -10,7 +10,10 @@ from collections.abc import Mapping
 
 from .errors import DeviceError, InputError
 
-STAGES = ("preprocess", "encoder", "language", "prompt_encoder", "unet", "vae_decoder")
+STAGES = (
+    "preprocess", "encoder", "language", "prompt_encoder", "unet", "vae_decoder",
+    "preview_decoder", "image_encoder",
+)  # fmt: skip
 DEVICES = ("cpu", "cuda", "rtx", "tensorrt")
 AVAILABLE = {stage: ("cpu",) for stage in STAGES} | {"preprocess": ("cpu", "cuda")}
 """What this version runs each stage on."""

@@ -31,8 +31,19 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Intermediate:
+    """The picture as it is guessed on the way, through the tiny decoder where there is one."""
+
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    step: int
+    """Denoising steps taken so far."""
+    of: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Image:
-    """The reconstructed picture."""
+    """The reconstructed picture; with several candidates once for each that fits better."""
 
     image: NDArray[np.uint8]
     """(H, W, 3) RGB."""
@@ -47,4 +58,4 @@ class Done:
     result: Result
 
 
-Event: TypeAlias = Preview | Token | Image | Done
+Event: TypeAlias = Preview | Token | Intermediate | Image | Done

@@ -13,8 +13,9 @@ from .bundle import Bundle
 from .errors import BundleError
 from .language import LanguageModel
 from .manifest import GoldenSpec
+from .pictures import Pictures
 from .reconstruction import Condition
-from .stages import Pictures, Stages
+from .stages import Stages
 from .volume import load_volume
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -76,6 +77,8 @@ def _texts(language: LanguageModel, wanted: Arrays, golden: GoldenSpec) -> Itera
 def _pictures(pictures: Pictures, wanted: Arrays, golden: GoldenSpec) -> Iterator[Check]:
     picture = pictures.reconstruction
     yield _numbers("preview", picture.decode(wanted["latent"]), wanted, golden)
+    if picture.has_tiny:
+        yield _numbers("tiny_preview", picture.preview(wanted["latent"]), wanted, golden)
     states, _ = pictures.prompt.encode(golden.image_prompt)
     yield _numbers("states", states, wanted, golden)
     condition = Condition(clip=wanted["clip"], latent=wanted["latent"], states=wanted["states"])
@@ -84,6 +87,8 @@ def _pictures(pictures: Pictures, wanted: Arrays, golden: GoldenSpec) -> Iterato
     )
     yield _numbers("image_latent", clean, wanted, golden)
     yield _numbers("image", picture.decode(wanted["image_latent"]), wanted, golden)
+    if pictures.ranker:
+        yield _numbers("image_clip", pictures.ranker.encode(wanted["image"]), wanted, golden)
 
 
 def _numbers(name: str, found: NDArray[Any], wanted: Arrays, golden: GoldenSpec) -> Check:

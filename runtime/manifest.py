@@ -110,6 +110,10 @@ class DiffusionSpec:
     eos_id: int
     unet: str
     vae_decoder: str
+    preview_decoder: str | None
+    """A tiny decoder for previews, TAESD's format."""
+    image_encoder: str | None
+    """Picture to CLIP vector, which ranks candidates."""
     arrays: str
     image_size: Shape
     latent_shape: Shape

@@ -242,6 +242,8 @@ def _diffusion(fields: _Fields) -> DiffusionSpec:
         eos_id=fields.whole("eos_id", 0),
         unet=fields.text("unet"),
         vae_decoder=fields.text("vae_decoder"),
+        preview_decoder=fields.text("preview_decoder") if "preview_decoder" in fields else None,
+        image_encoder=fields.text("image_encoder") if "image_encoder" in fields else None,
         arrays=fields.text("arrays"),
         image_size=fields.shape("image_size", 2),
         latent_shape=fields.shape("latent_shape", 3),

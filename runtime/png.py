@@ -27,4 +27,4 @@ def write_png(path: Path, pixels: NDArray[np.uint8], provenance: Mapping[str, ob
     info.add_text("Software", "scanside")
     for key, value in provenance.items():
         info.add_itxt(f"scanside:{key}", str(value))
-    Image.fromarray(pixels, "RGB").save(path, "PNG", pnginfo=info)
+    Image.fromarray(pixels).save(path, "PNG", pnginfo=info)

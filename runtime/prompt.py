@@ -30,11 +30,12 @@ class PromptEncoder:
         self._engine = engine
         self._spec = spec
         self._tokenizer = _load_tokenizer(tokenizer)
-        self.empty, _ = self.encode("")
+        self._last: tuple[str, NDArray[np.float32], int] | None = None
+        self.empty, _ = self.encode("", remember=False)
         """(1, L, W) float32 of no text."""
 
-    def encode(self, text: str) -> tuple[NDArray[np.float32], int]:
-        """States of a text.
+    def encode(self, text: str, *, remember: bool = True) -> tuple[NDArray[np.float32], int]:
+        """States of a text; those of the last one are remembered, for a constant prompt.
 
         Returns
         -------
@@ -43,13 +44,19 @@ class PromptEncoder:
         cut : int
             Tokens that did not fit and were left out.
         """
+        if remember and self._last and self._last[0] == text:
+            return self._last[1:]
         spec = self._spec
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         room = spec.prompt_length - 2
         row = np.full((1, spec.prompt_length), spec.pad_id, np.int64)
         kept = [spec.bos_id, *ids[:room], spec.eos_id]
         row[0, : len(kept)] = kept
-        return self._engine.run({"input_ids": row})["states"], max(0, len(ids) - room)
+        states = self._engine.run({"input_ids": row})["states"]
+        cut = max(0, len(ids) - room)
+        if remember:
+            self._last = (text, states, cut)
+        return states, cut
 
 
 def _load_tokenizer(path: Path) -> Any:

@@ -64,8 +64,10 @@ class Reconstruction:
     arrays : mapping
         Conditioning and tables of diffusion.npz.
     empty_states : (1, L, W) float32
-            Keys and values for every cross-attention of the U-Net, side by side.
-        States of no text, the other half of guidance.
+        Keys and values of no text for every cross-attention of the U-Net, side by side; the other
+        half of guidance.
+    tiny : Engine, optional
+        A tiny decoder with the contract of `vae`, for previews.
 
     Raises
     ------
@@ -80,7 +82,9 @@ class Reconstruction:
         spec: DiffusionSpec,
         arrays: Mapping[str, NDArray[Any]],
         empty_states: Floats,
+        tiny: Engine | None = None,
     ) -> None:
+        self._tiny = tiny
         self._unet = unet
         self._vae = vae
         self._spec = spec
@@ -98,17 +102,26 @@ class Reconstruction:
         except ValueError as exc:
             raise BundleError(f"{spec.arrays}: {exc}; export the bundle again") from exc
 
+    @property
+    def schedule(self) -> str:
+        """The schedule that is taken unless another one is asked for."""
+        return self._spec.schedule
+
+    @property
+    def beta(self) -> float:
+        """The share of noise in the start, unless another one is asked for."""
+        return self._spec.beta
+
+    @property
+    def has_tiny(self) -> bool:
+        """Whether previews have a decoder of their own."""
+        return self._tiny is not None
+
     def check_steps(self, steps: int | None) -> int:
         """The steps asked for, or the bundle's; InputError if there is no table for them."""
-        available = self._spec.schedules[self._spec.schedule]
         if steps is None:
             return self._spec.steps
-        if steps not in available:
-            raise InputError(
-                f"'steps' must be one of {', '.join(map(str, available))}, for which this bundle "
-                f"has {self._spec.schedule} tables; got {steps}"
-            )
-        return steps
+        return self._plan(self._spec.schedule, steps).steps
 
     @property
     def fewest_steps(self) -> int:
@@ -148,7 +161,7 @@ class Reconstruction:
         ----------
         condition : Condition
         steps : int
-            One that `check_steps` accepts.
+            One for which the schedule has a table.
         seed : int
             At least 0.
         schedule : str, optional
@@ -157,21 +170,52 @@ class Reconstruction:
 
         Raises
         ------
+        InputError
+            A schedule or a number of steps without a table, a latent of another size, or a share
+            that is none.
         ScansideError
             The latent becomes infinite or NaN; the message says at which step.
         """
-        rng = np.random.Generator(np.random.Philox(seed))
-        plan = self._schedules[f"{schedule or self._spec.schedule}_{steps}"]
+        share = self._spec.beta if beta is None else beta
+        plan = self._plan(schedule or self._spec.schedule, steps)
+        self._check_start(condition.latent, share)
+        return self._steps(condition, plan, share, np.random.Generator(np.random.Philox(seed)))
+
+    def _plan(self, schedule: str, steps: int) -> Schedule:
+        available = self._spec.schedules.get(schedule)
+        if available is None:
+            raise InputError(
+                f"'schedule' must be one of {', '.join(self._spec.schedules)}, which this bundle "
+                f"has tables of; got {schedule!r}"
+            )
+        if steps not in available:
+            raise InputError(
+                f"'steps' must be one of {', '.join(map(str, available))}, for which this bundle "
+                f"has {schedule} tables; got {steps}"
+            )
+        return self._schedules[f"{schedule}_{steps}"]
+
+    def _check_start(self, latent: Floats, beta: float) -> None:
+        wanted = (1, *self._spec.latent_shape)
+        if latent.shape != wanted:
+            raise InputError(f"the latent must have the shape {wanted}; got {latent.shape}")
+        if not 0 <= beta <= 1:
+            raise InputError(f"'beta' must be from 0 to 1; got {beta}")
+
+    def _steps(
+        self, condition: Condition, plan: Schedule, beta: float, rng: np.random.Generator
+    ) -> Iterator[Step]:
+        steps = plan.steps
         shape = condition.latent.shape
         met = np.zeros((len(plan.final), condition.latent.size), np.float32)
-        share = self._spec.beta if beta is None else beta
-        met[0] = self._start(condition.latent, share, rng).ravel()
+        met[0] = self._start(condition.latent, beta, rng).ravel()
         conditions = self._guided(condition.states, self._class_labels(condition.clip, rng))
         for k in range(steps):
             x = (plan.inputs[k] @ met).reshape(shape)
             met[1 + k] = self._predict(x, float(plan.timesteps[k]), conditions).ravel()
             last = k == steps - 1
-            latent = (plan.final if last else plan.guesses[k]) @ met
+            with np.errstate(invalid="ignore", over="ignore"):  # is looked at right below
+                latent = (plan.final if last else plan.guesses[k]) @ met
             if not np.isfinite(latent).all():
                 raise ScansideError(
                     f"the latent is not finite after step {k + 1} of {steps}; check the "
@@ -210,8 +254,27 @@ class Reconstruction:
         return np.add(out[:1], guidance * (out[1:] - out[:1])) if guidance > 1 else out
 
     def decode(self, latent: Floats) -> Floats:
-        """The picture of a latent, (1, 3, H, W) float32 in [-1, 1] up to overshoot."""
-        return self._vae.run({"latent": latent})["image"]
+        """The picture of a latent, (1, 3, H, W) float32 in [-1, 1] up to overshoot.
+
+        Raises
+        ------
+        ScansideError
+            It is not finite.
+        """
+        return _finite(self._vae.run({"latent": latent})["image"])
+
+    def preview(self, latent: Floats) -> Floats:
+        """The same through the tiny decoder, or through the VAE where the bundle has none."""
+        return _finite((self._tiny or self._vae).run({"latent": latent})["image"])
+
+
+def _finite(image: Floats) -> Floats:
+    if not np.isfinite(image).all():
+        raise ScansideError(
+            "the decoded picture is not finite; check the volume's units, and the bundle with "
+            "scanside verify"
+        )
+    return image
 
 
 def to_pixels(image: Floats) -> NDArray[np.uint8]:

@@ -24,6 +24,11 @@ class Request:
     steps: int | None = None
     """Denoising steps; None for the bundle's."""
     seed: int = 0
+    candidates: int = 1
+    """Pictures to make, with this seed and the next ones; the one that fits the CLIP vector best is
+    kept."""
+    intermediate: int = 0
+    """Show the guess after every so many denoising steps; 0 for never."""
     deadline_s: float | None = None
     """Seconds from the call to the last answer."""
     token_log_probs: bool = False
@@ -42,6 +47,10 @@ class Request:
                 raise InputError(f"{text!r} is not valid UTF-8; type it in a UTF-8 terminal")
         if self.seed < 0:
             raise InputError(f"'seed' must be at least 0; got {self.seed}")
+        if self.candidates < 1:
+            raise InputError(f"'candidates' must be at least 1; got {self.candidates}")
+        if self.intermediate < 0:
+            raise InputError(f"'intermediate' must be at least 0; got {self.intermediate}")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise InputError(f"'deadline_s' must be above 0 seconds; got {self.deadline_s}")
 
@@ -53,6 +62,11 @@ class Request:
         if "image" in self.tasks and needed and needed not in asked:
             asked.append(needed)
         return tuple(asked)
+
+    @property
+    def given_prompt(self) -> str:
+        """The caller's own text for the image; "" if it is none, or written by the model."""
+        return "" if self.prompt in ("written", "caption", "none") else self.prompt
 
     @property
     def needs_language(self) -> bool:

@@ -30,6 +30,15 @@ class TokenScore:
     """Natural logarithm of its probability, given all before it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of several pictures of a volume."""
+
+    seed: int
+    similarity: float
+    """Cosine between the picture's CLIP vector and the decoded one."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Result:
     """A decoded volume; what was not asked for is None."""
@@ -58,11 +67,34 @@ class Result:
     device: str
     steps: int | None = None
     """Denoising steps taken; None without a picture."""
+    planned_steps: int | None = None
+    """Steps of the schedule that was begun; more than `steps` for a picture that was stopped."""
+    schedule: str | None = None
+    beta: float | None = None
+    """Share of noise in the picture's start."""
     seed: int
+    image_seed: int | None = None
+    """Seed of the picture's noise: `seed`, or that of the best candidate."""
+    candidates: list[Candidate] = field(default_factory=list[Candidate])
+    """In the order in which they were made, where several were asked for."""
     degraded: list[str] = field(default_factory=list[str])
     """What was shortened or left out, a sentence each."""
     bundle: str
     """SHA-256 of the bundle's manifest."""
+
+    def provenance(self, kind: str) -> dict[str, object]:
+        """What a picture was made from, for its metadata.
+
+        Parameters
+        ----------
+        kind : {"image", "preview"}
+        """
+        found: dict[str, object] = {"kind": kind, "bundle": self.bundle}
+        if kind == "image":
+            found |= {"seed": self.image_seed, "steps": self.steps, "schedule": self.schedule}
+            found |= {"schedule_steps": self.planned_steps, "beta": self.beta}
+            found["prompt"] = self.image_prompt or ""
+        return found
 
     def as_dict(self, files: Mapping[str, str] | None = None) -> dict[str, Any]:
         """The result as `decode --json` prints it; what was not asked for is left out.
@@ -88,6 +120,11 @@ class Result:
             "device": self.device,
             "steps": self.steps,
             "seed": self.seed,
+            "candidates": [
+                {"seed": one.seed, "similarity": round(one.similarity, 4)}
+                for one in self.candidates
+            ]
+            or None,
             "degraded": self.degraded,
             "bundle": self.bundle,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,26 +12,16 @@ from numpy.typing import NDArray
 from .bundle import Bundle
 from .clock import Costs
 from .engine import Engine, OnnxEngine, check_contract, warm
-from .errors import BundleError, InputError
+from .errors import InputError
 from .kernels import open_kernels
 from .language import LanguageModel
-from .manifest import DiffusionSpec, EncoderSpec, TensorSpec
+from .pictures import Pictures, open_pictures, open_ranker, warm_pictures
 from .preprocess import Preprocessor
-from .prompt import PromptEncoder
-from .reconstruction import Condition, Reconstruction
 
 Floats = NDArray[np.float32]
 
 MOST_THREADS = 512
 """ggml's own limit, GGML_MAX_N_THREADS."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Pictures:
-    """The stages that make pictures."""
-
-    prompt: PromptEncoder
-    reconstruction: Reconstruction
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,12 +97,15 @@ def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Sta
     preprocessor = Preprocessor(
         spec, arrays, scale, threads, device=devices["preprocess"], kernels=kernels
     )
-    encoder = open_engine("encoder", bundle, spec.file, devices, threads)
+    encoder = open_stage(bundle, devices, threads, "encoder", spec.file)
     check_contract(encoder, spec.inputs, spec.outputs)
     placement = {"preprocess": preprocessor.provider, "encoder": encoder.provider}
     pictures = None
     if bundle.manifest.diffusion:
-        pictures = open_pictures(bundle, bundle.manifest.diffusion, devices, threads, placement)
+        diffusion = bundle.manifest.diffusion
+        open_one = partial(open_stage, bundle, devices, threads)
+        pictures = open_pictures(bundle, diffusion, open_one, placement)
+        pictures.ranker = open_ranker(bundle, diffusion, open_one, placement)
     language = None
     if bundle.manifest.language:
         text = bundle.manifest.language
@@ -126,76 +120,12 @@ def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Sta
     )
 
 
-def open_engine(
-    stage: str, bundle: Bundle, file: str, devices: Mapping[str, str], threads: int
+def open_stage(
+    bundle: Bundle, devices: Mapping[str, str], threads: int, stage: str, file: str
 ) -> Engine:
     """A graph on the device chosen for its stage; further backends come in here."""
     assert devices[stage] == "cpu", "stage_devices lets no other device through"
     return OnnxEngine(stage, bundle.path(file), threads)
-
-
-def open_pictures(
-    bundle: Bundle,
-    spec: DiffusionSpec,
-    devices: Mapping[str, str],
-    threads: int,
-    placement: dict[str, str],
-) -> Pictures:
-    """Open the prompt encoder, the U-Net and the VAE, and note where each runs in `placement`."""
-    files = {
-        "prompt_encoder": spec.prompt_encoder,
-        "unet": spec.unet,
-        "vae_decoder": spec.vae_decoder,
-    }
-    engines = {n: open_engine(n, bundle, f, devices, threads) for n, f in files.items()}
-    _check_pictures(engines, spec, bundle.manifest.encoder)
-    placement |= {name: engine.provider for name, engine in engines.items()}
-    prompt = PromptEncoder(engines["prompt_encoder"], bundle.path(spec.prompt_tokenizer), spec)
-    arrays = bundle.arrays(spec.arrays)
-    reconstruction = Reconstruction(
-        engines["unet"], engines["vae_decoder"], spec, arrays, prompt.empty
-    )
-    return Pictures(prompt=prompt, reconstruction=reconstruction)
-
-
-def _check_pictures(
-    engines: Mapping[str, Engine], spec: DiffusionSpec, encoder: EncoderSpec
-) -> None:
-    """The three graphs must fit each other, the encoder and the manifest."""
-    states = engines["prompt_encoder"].outputs.get("states")
-    if states is None or len(states.shape) != 3:
-        raise BundleError(
-            f"{spec.prompt_encoder} gives no states (1, L, W); export the bundle again"
-        )
-    length, width = spec.prompt_length, states.shape[2]
-    batch = 2 if spec.guidance > 1 else 1
-    clip = encoder.outputs["clip"].shape[1]
-    latent = spec.latent_shape
-    timestep = engines["unet"].inputs.get("timestep", TensorSpec(shape=(), dtype="float32")).dtype
-    check_contract(
-        engines["prompt_encoder"],
-        {"input_ids": TensorSpec(shape=(1, length), dtype="int64")},
-        {"states": _float(1, length, width)},
-    )
-    check_contract(
-        engines["unet"],
-        {
-            "sample": _float(batch, *latent),
-            "timestep": TensorSpec(shape=(1,), dtype="int64" if timestep == "int64" else "float32"),
-            "states": _float(batch, length, width),
-            "class_labels": _float(batch, 2 * clip),
-        },
-        {"out": _float(batch, *latent)},
-    )
-    check_contract(
-        engines["vae_decoder"],
-        {"latent": _float(1, *latent)},
-        {"image": _float(1, 3, *spec.image_size)},
-    )
-
-
-def _float(*shape: int) -> TensorSpec:
-    return TensorSpec(shape=shape, dtype="float32")
 
 
 def warm_up(stages: Stages, costs: Costs) -> None:
@@ -205,7 +135,9 @@ def warm_up(stages: Stages, costs: Costs) -> None:
     if stages.language:
         _warm_language(stages.language, stages.encoder, costs)
     if stages.pictures:
-        _warm_pictures(stages.pictures, stages.encoder, costs)
+        outputs = stages.encoder.outputs
+        clip, latent = (np.zeros(outputs[name].shape, np.float32) for name in ("clip", "latent"))
+        warm_pictures(stages.pictures, clip, latent, costs)
 
 
 def _warm_language(language: LanguageModel, encoder: Engine, costs: Costs) -> None:
@@ -215,16 +147,3 @@ def _warm_language(language: LanguageModel, encoder: Engine, costs: Costs) -> No
     with costs.measured("answer"):
         answer.read()
     costs.learn("token", answer.token_s)
-
-
-def _warm_pictures(pictures: Pictures, encoder: Engine, costs: Costs) -> None:
-    zeros = {n: np.zeros(encoder.outputs[n].shape, np.float32) for n in ("clip", "latent")}
-    with costs.measured("states"):
-        states, _ = pictures.prompt.encode("")
-    picture = pictures.reconstruction
-    condition = Condition(clip=zeros["clip"], latent=zeros["latent"], states=states)
-    steps = picture.fewest_steps
-    with costs.measured("step", per=steps):
-        clean = picture.denoise(condition, steps=steps, seed=0)
-    with costs.measured("vae"):
-        picture.decode(clean)

@@ -111,8 +111,8 @@ def test_pictures_say_where_they_come_from(
         info = picture.info
     assert info["Software"] == "scanside"
     assert info["scanside:bundle"] == bundle
-    made_from = [info[f"scanside:{k}"] for k in ("seed", "steps", "schedule", "beta", "prompt")]
-    assert made_from == ["7", "2", "ddim", "0.93", "a café"]
+    keys = ("seed", "steps", "schedule", "schedule_steps", "beta", "prompt")
+    assert [info[f"scanside:{k}"] for k in keys] == ["7", "2", "ddim", "2", "0.93", "a café"]
 
 
 def test_files_go_beside_the_working_folder_by_default(

@@ -284,7 +284,10 @@ def test_the_runtimes_reader_takes_the_bundle(tiny_bundle: Path) -> None:
 
 def test_every_stage_is_close_to_pytorch(tiny_bundle: Path) -> None:
     parity = manifest_of(tiny_bundle)["parity"]
-    assert set(parity) == {"encoder", "prompt_encoder", "unet", "vae_decoder", "language"}
+    assert set(parity) == {
+        *("encoder", "prompt_encoder", "unet", "vae_decoder", "language"),
+        *("preview_decoder", "image_encoder"),
+    }
     assert max(p["relative"] for p in parity.values()) <= 1e-4
     assert min(p["trials"] for p in parity.values()) >= 1
 
@@ -397,6 +400,22 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "damaged mask": (truncated_mask, "cannot read .*mask.nii.gz"),
     "mask grid": (coarse_mask, r"mask.nii.gz has shape \(10, 12, 9\).*grid \(20, 24, 18\)"),
     "statistics": (negative_std, "and std >= 0"),
+    "scheduler": (
+        edit_json("diffusion/scheduler/scheduler_config.json", _class_name="FlowMatchEuler"),
+        "scheduler is a FlowMatchEuler, which no Stable unCLIP.*for example DDIMScheduler",
+    ),
+    "prediction": (
+        edit_json("diffusion/scheduler/scheduler_config.json", prediction_type="flow"),
+        "prediction_type 'flow'; expected one of epsilon, v_prediction, sample",
+    ),
+    "image encoder": (
+        edit_json("diffusion/image_encoder/config.json", projection_dim=1024),
+        "encoder clip_size is 24, diffusion/image_encoder is 1024",
+    ),
+    "tiny decoder": (
+        edit_json("diffusion/preview_decoder/config.json", latent_channels=16),
+        "latent_shape channels is 4, diffusion/preview_decoder is 16",
+    ),
     "other pipeline": (
         edit_json("diffusion/model_index.json", _class_name="StableDiffusionPipeline"),
         "is a StableDiffusionPipeline; expected a StableUnCLIPImg2ImgPipeline",
@@ -465,7 +484,7 @@ def test_a_target_that_holds_something_is_refused(tiny_checkpoint: Path, tmp_pat
     ("arguments", "message"),
     [
         ({"targets": ["abacus"]}, "'targets' must be of cpu; got 'abacus'"),
-        ({"precision": "fp8"}, "'precision' must be of fp32; got 'fp8'"),
+        ({"precision": "fp8"}, "'precision' must be of fp32, fp16; got 'fp8'"),
         ({"quantize": "q3"}, "'quantize' must be one of f32"),
     ],
 )
@@ -495,7 +514,7 @@ def test_settings_out_of_range_are_named(setting: dict[str, Any]) -> None:
 def test_missing_checkpoint_and_unknown_random_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no checkpoint directory at"):
         export_bundle(tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(InputError, match="random:tiny, random:paper"):
+    with pytest.raises(InputError, match="random:tiny, random:narrow"):
         export_bundle("random:huge", tmp_path / "out")
 
 

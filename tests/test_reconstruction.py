@@ -12,8 +12,9 @@ from scanside.export.schedules import make_scheduler
 from scanside.runtime.bundle import Bundle
 from scanside.runtime.devices import stage_devices
 from scanside.runtime.errors import BundleError, InputError, ScansideError
+from scanside.runtime.pictures import Pictures
 from scanside.runtime.reconstruction import Condition, Reconstruction, to_pixels
-from scanside.runtime.stages import Pictures, open_stages
+from scanside.runtime.stages import open_stages
 
 TEXT = "a red circle left of a blue square"
 

@@ -121,6 +121,24 @@ def test_a_later_start_equals_diffusers_image_to_image(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_late_start_of_many_steps_has_a_table(name: str) -> None:
+    """LCM picks its steps from 50, which are fewer than those that are planned here."""
+    config = STABLE_DIFFUSION | {"prediction_type": "v_prediction"}
+    plan = make_schedule(name, config, 50, skip=0.5)
+    assert plan.steps == 50
+    assert np.isfinite(plan.final).all()
+    assert (np.diff(plan.timesteps) < 0).all()
+
+
+def test_a_multistep_checkpoint_of_another_order_still_gives_the_second() -> None:
+    config = STABLE_DIFFUSION | {"prediction_type": "v_prediction"}
+    plain, third = (
+        make_schedule("dpmpp_2m", config | more, 20) for more in ({}, {"solver_order": 3})
+    )
+    np.testing.assert_array_equal(plain.final, third.final)
+
+
 def test_zero_terminal_snr_starts_from_pure_noise() -> None:
     config = STABLE_DIFFUSION | {
         "prediction_type": "v_prediction",

@@ -17,7 +17,7 @@ from ..events import Token
 from ..generation import Generation
 from ..reply import Reply
 from ..sampling import Sampling
-from .decode import folder_for, made_by, write_result
+from .decode import folder_for, write_result
 
 _HELP = """\
 /caption         a caption of the volume
@@ -101,7 +101,7 @@ def _show_picture(decoder: Decoder, chat: Chat, args: argparse.Namespace) -> Non
     text = chat.write("prompt").text or "none"
     result = decoder.decode(args.volume, "image", prompt=text, index=args.index)
     out = args.out or folder_for(args.volume, args.index)
-    document = write_result(result, out, made_by(decoder.bundle))
+    document = write_result(result, out)
     _progress("")
     print(f"picture: {document['image']}", flush=True)
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle
 from ..decoder import Decoder
 from ..png import write_png
 from ..request import TASKS, task_list
@@ -45,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)"
+    )
+    parser.add_argument(
+        "--candidates",
+        type=int,
+        default=1,
+        metavar="N",
+        help="pictures to make, as far as the deadline allows; the one that fits best is kept",
     )
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default: cpu)")
     parser.add_argument(
@@ -90,20 +96,14 @@ def run(args: argparse.Namespace) -> int:
             index=args.index,
             ask=args.ask,
             token_log_probs=args.token_log_probs,
+            candidates=args.candidates,
         )
-        how = made_by(decoder.bundle)
-    document = write_result(result, args.out or folder_for(args.volume, args.index), how)
+    document = write_result(result, args.out or folder_for(args.volume, args.index))
     print(json.dumps(document, ensure_ascii=False) if args.json else _readable(document))
     return 0
 
 
-def made_by(bundle: Bundle) -> dict[str, object]:
-    """What a bundle's pictures are made by, for their metadata."""
-    diffusion = bundle.manifest.diffusion
-    return {"schedule": diffusion.schedule, "beta": diffusion.beta} if diffusion else {}
-
-
-def write_result(result: Result, out: Path, how: Mapping[str, object]) -> dict[str, Any]:
+def write_result(result: Result, out: Path) -> dict[str, Any]:
     """Write preview.png, image.png and result.json into a folder, none of them half.
 
     Returns
@@ -118,7 +118,7 @@ def write_result(result: Result, out: Path, how: Mapping[str, object]) -> dict[s
     with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as name:
         scratch = Path(name)
         for kind, pixels in made.items():
-            write_png(scratch / f"{kind}.png", pixels, _provenance(result, kind, how))
+            write_png(scratch / f"{kind}.png", pixels, result.provenance(kind))
         text = json.dumps(document, indent=2, ensure_ascii=False)
         (scratch / "result.json").write_text(text + "\n", encoding="utf-8")
         for kind in pictures.keys() - made.keys():
@@ -127,14 +127,6 @@ def write_result(result: Result, out: Path, how: Mapping[str, object]) -> dict[s
         for file in scratch.iterdir():
             os.replace(file, out / file.name)
     return document
-
-
-def _provenance(result: Result, kind: str, how: Mapping[str, object]) -> dict[str, object]:
-    provenance: dict[str, object] = {"kind": kind, "bundle": result.bundle}
-    if kind == "image":
-        provenance |= {"seed": result.seed, "steps": result.steps, **how}
-        provenance["prompt"] = result.image_prompt or ""
-    return provenance
 
 
 def folder_for(volume: Path, index: int | None) -> Path:

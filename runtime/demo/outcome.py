@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ class Outcome:
     caption: Comparison
     prompt: str
     """The text that conditioned the image, empty if none did."""
+    provenance: dict[str, dict[str, object]] = field(default_factory=dict[str, dict[str, object]])
+    """What `image` and `preview` were made from."""
     latency_ms: dict[str, float]
     """Stage to milliseconds, `total` among them."""
 

@@ -67,7 +67,7 @@ def run_demo(
             progress(f"decoding {trial.name}, {number} of {len(listed)}")
             outcomes.append(decode_trial(decoder, trial))
         page = render(outcomes, decoder.bundle.manifest.raw.get("quality", {}), _facts(decoder))
-        _write(out, outcomes, decoder.bundle.sha256)
+        _write(out, outcomes)
     (out / PAGE).write_text(page, encoding="utf-8")
     return outcomes
 
@@ -86,6 +86,7 @@ def decode_trial(decoder: Decoder, trial: Trial) -> Outcome:
         image=result.image,
         caption=compare(trial.caption, result.caption),
         prompt=result.image_prompt or "",
+        provenance={kind: result.provenance(kind) for kind in ("image", "preview")},
         latency_ms=result.latency_ms,
     )
 
@@ -126,12 +127,11 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _write(out: Path, outcomes: list[Outcome], bundle: str) -> None:
+def _write(out: Path, outcomes: list[Outcome]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for outcome in outcomes:
         name = outcome.trial.name
         for drawn in outcome.brain.slices:
             (out / f"{name}-{drawn.plane}.png").write_bytes(png(drawn.pixels))
         for kind, pixels in (("preview", outcome.preview), ("image", outcome.image)):
-            provenance = {"kind": kind, "bundle": bundle, "seed": SEED, "prompt": outcome.prompt}
-            write_png(out / f"{name}-{kind}.png", pixels, provenance)
+            write_png(out / f"{name}-{kind}.png", pixels, outcome.provenance[kind])
