@@ -16,7 +16,7 @@ from .geometry import Geometry
 from .place import place
 
 _TYPES = {"int16": 0, "uint16": 1, "float16": 2, "float32": 3, "bfloat16": 4}
-_ELEMENTS_OF_A_THREAD = 1 << 18
+_ELEMENTS_OF_A_THREAD = 1 << 17
 
 
 def native_code() -> ModuleType:
