@@ -77,7 +77,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     if path.is_file():
         vocabulary = _from_tokenizer_json(json.loads(path.read_text(encoding="utf-8")))
     elif (folder / "tokenizer.model").is_file():
-        vocabulary = _from_sentencepiece(folder / "tokenizer.model")
+        vocabulary = _from_sentencepiece(folder)
     else:
         raise CheckpointError(f"{folder} has no tokenizer.json and no tokenizer.model")
     if len(vocabulary.tokens) > size:
@@ -110,6 +110,7 @@ def _from_tokenizer_json(data: Json) -> Vocabulary:
     tokens = [by_id.get(i, f"[PAD{i}]") for i in range(max(by_id) + 1)]
     types = [_type(i, t, i in by_id, added.get(i), model) for i, t in enumerate(tokens)]
     if model.get("byte_fallback"):
+        _check_normalizers(data, {"Prepend", "Replace", "Metaspace"})
         return Vocabulary(
             model="llama",
             tokens=tokens,
@@ -117,6 +118,7 @@ def _from_tokenizer_json(data: Json) -> Vocabulary:
             scores=_scores_of_merges(tokens, model["merges"]),
             add_space_prefix=_prepends_space(data),
         )
+    _check_normalizers(data, {"Split", "ByteLevel"})
     return Vocabulary(model="gpt2", tokens=tokens, types=types, pre=_pre_tokenizer(data))
 
 
@@ -142,15 +144,30 @@ def _scores_of_merges(tokens: list[str], merges: list[Any]) -> list[float]:
 
 
 def _prepends_space(data: Json) -> bool:
+    return any(
+        p["type"] == "Prepend"
+        or (p["type"] == "Metaspace" and p.get("prepend_scheme", "always") != "never")
+        for p in _steps(data)
+    )
+
+
+def _steps(data: Json) -> list[Json]:
+    """What happens to a text before the merges, one step behind the other."""
     parts: list[Json] = []
     for key in ("normalizer", "pre_tokenizer"):
         part: Json = data.get(key) or {}
-        parts += part.get("normalizers") or part.get("pretokenizers") or [part]
-    return any(
-        p.get("type") == "Prepend"
-        or (p.get("type") == "Metaspace" and p.get("prepend_scheme", "always") != "never")
-        for p in parts
-    )
+        parts += part.get("normalizers") or part.get("pretokenizers") or ([part] if part else [])
+    return parts
+
+
+def _check_normalizers(data: Json, known: set[str]) -> None:
+    """llama.cpp changes no letter of a text."""
+    for step in _steps(data):
+        if step["type"] not in known or step.get("add_prefix_space"):
+            raise CheckpointError(
+                f"llm/tokenizer.json changes a text by {step['type']!r} before it is cut, which "
+                "llama.cpp does not do; supported are the tokenizers of Llama 2, Vicuna and Llama 3"
+            )
 
 
 def _pre_tokenizer(data: Json) -> str:
@@ -169,17 +186,55 @@ def _pre_tokenizer(data: Json) -> str:
     )
 
 
-def _from_sentencepiece(path: Path) -> Vocabulary:
+def _from_sentencepiece(folder: Path) -> Vocabulary:
     from transformers.convert_slow_tokenizer import import_protobuf
 
     definitions: Any = import_protobuf()
     proto = definitions.ModelProto()
-    proto.ParseFromString(path.read_bytes())
+    proto.ParseFromString((folder / "tokenizer.model").read_bytes())
+    _check_sentencepiece(proto)
     # SentencePiece numbers its piece types as GGUF does
-    return Vocabulary(
+    vocabulary = Vocabulary(
         model="llama",
         tokens=[p.piece for p in proto.pieces],
         types=[int(p.type) for p in proto.pieces],
         scores=[float(p.score) for p in proto.pieces],
         add_space_prefix=bool(proto.normalizer_spec.add_dummy_prefix),
     )
+    for i, (token, special) in sorted(_added_tokens(folder).items()):
+        for unused in range(len(vocabulary.tokens), i):
+            _append(vocabulary, f"[PAD{unused}]", TokenType.UNUSED)
+        if i == len(vocabulary.tokens):
+            _append(vocabulary, token, TokenType.CONTROL if special else TokenType.USER_DEFINED)
+    return vocabulary
+
+
+def _check_sentencepiece(proto: Any) -> None:
+    trained, normal = proto.trainer_spec, proto.normalizer_spec
+    wrong = {
+        "cuts by probability (unigram), not by merges": trained.model_type != trained.BPE,
+        f"normalises text ({normal.name})": bool(normal.precompiled_charsmap),
+        "drops repeated spaces": normal.remove_extra_whitespaces,
+        "does not fall back to bytes": not trained.byte_fallback,
+    }
+    for what, found in wrong.items():
+        if found:
+            raise CheckpointError(
+                f"llm/tokenizer.model {what}, as llama.cpp would not; "
+                "supported are the tokenizers of Llama 2 and Vicuna"
+            )
+
+
+def _added_tokens(folder: Path) -> dict[int, tuple[str, bool]]:
+    """Tokens that stand beside tokenizer.model: id -> text, and whether it is special."""
+    found: dict[int, tuple[str, bool]] = {}
+    for name in ("added_tokens.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            continue
+        stated: Json = json.loads((folder / name).read_text(encoding="utf-8"))
+        if name == "added_tokens.json":
+            found |= {i: (token, False) for token, i in stated.items()}
+        else:
+            listed: dict[str, Json] = stated.get("added_tokens_decoder", {})
+            found |= {int(i): (one["content"], one["special"]) for i, one in listed.items()}
+    return found

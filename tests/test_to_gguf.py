@@ -18,7 +18,6 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
-from scanside.export.gguf_vocab import read_vocabulary
 from scanside.export.language_parity import SAMPLES, llama_logits
 from scanside.export.quantize import QUANTIZATIONS, quantised_gguf
 from scanside.export.random_checkpoint import corpus
@@ -283,27 +282,6 @@ def test_byte_level_ids_equal(tmp_path: Path) -> None:
             assert model.tokenize(text) == oracle(text, add_special_tokens=False).input_ids
 
 
-def test_tokenizer_model_alone_is_enough(tmp_path: Path) -> None:
-    """Pieces, scores and types of a SentencePiece protobuf."""
-    from transformers.convert_slow_tokenizer import import_protobuf
-
-    definitions: Any = import_protobuf()
-    proto = definitions.ModelProto()
-    for piece, score, kind in (
-        ("<unk>", 0.0, 2),
-        ("<s>", 0.0, 3),
-        ("<0x0A>", 0.0, 6),
-        ("▁a", -1.0, 1),
-    ):
-        proto.pieces.add(piece=piece, score=score, type=kind)
-    (tmp_path / "tokenizer.model").write_bytes(proto.SerializeToString())
-    vocabulary = read_vocabulary(tmp_path, 6)
-    assert vocabulary.model == "llama"
-    assert vocabulary.tokens == ["<unk>", "<s>", "<0x0A>", "▁a", "[PAD4]", "[PAD5]"]
-    assert vocabulary.types == [2, 3, 6, 1, 5, 5]
-    assert vocabulary.scores[3] == -1.0
-
-
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
@@ -313,6 +291,7 @@ def test_tokenizer_model_alone_is_enough(tmp_path: Path) -> None:
         ("config.json", {"hidden_act": "gelu"}, "activation 'gelu'; a Llama has 'silu'"),
         ("config.json", {"vocab_size": 300}, r"tokens, the embedding matrix 300 rows"),
         ("tokenizer.json", {"pre_tokenizer": None}, "no Split pre-tokenizer"),
+        ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "changes a text by 'NFC' before"),
         ("tokenizer.json", {"model": {"type": "Unigram"}}, "is a Unigram tokenizer"),
     ],
 )
