@@ -103,25 +103,31 @@ class Chat:
         self._running = answer
         return self._told(answer, question, dropped)
 
-    def write(self, task: str, generation: Generation = GREEDY) -> Reply:
+    def write(
+        self, task: str, generation: Generation = GREEDY, *, concept: str | None = None
+    ) -> Reply:
         """Write a text about the volume, apart from the conversation.
 
         Parameters
         ----------
         task : str
-            Of caption, describe, prompt.
+            Of caption, describe, prompt, locate.
         generation : Generation
+        concept : str, optional
+            What to locate, for "locate" alone.
 
         Returns
         -------
         reply : Reply
         """
-        return _last(self.stream_task(task, generation))
+        return _last(self.stream_task(task, generation, concept=concept))
 
-    def stream_task(self, task: str, generation: Generation = GREEDY) -> Iterator[Token | Reply]:
+    def stream_task(
+        self, task: str, generation: Generation = GREEDY, *, concept: str | None = None
+    ) -> Iterator[Token | Reply]:
         """What `write` gives, as it is written."""
         deadline = self._deadline(generation)
-        instruction = self._language.instruction(task)
+        instruction = self._language.instruction(task, concept)
         branch, prompt = self._trunk.branches[_ASIDE], self._language.first_turn(instruction)
         ends = self._language.ends(task, generation, deadline=deadline)
         answer = Answer(branch, prompt, self._language.chooser(generation), ends)

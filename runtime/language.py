@@ -19,6 +19,7 @@ from .trunk import Trunk
 
 _ARCHITECTURE = "llama"
 _DEFAULT_LIMIT = 64
+_CONCEPT = "{concept}"
 GREEDY = Generation()
 
 
@@ -111,15 +112,25 @@ class LanguageModel:
         """
         self._trunk.attend(prefix)
 
-    def instruction(self, task: str) -> str:
-        """The bundle's instruction for a task: caption, describe or prompt."""
+    def instruction(self, task: str, concept: str | None = None) -> str:
+        """The bundle's instruction for a task: caption, describe, prompt, or locate with a concept.
+
+        Raises
+        ------
+        InputError
+            An unknown task, or a concept that is missing or not wanted.
+        """
         try:
-            return self.spec.instructions[task]
+            text = self.spec.instructions[task]
         except KeyError:
             known = ", ".join(self.spec.instructions)
             raise InputError(
                 f"this bundle's language model has no task {task!r}; it knows {known}"
             ) from None
+        if (_CONCEPT in text) != bool(concept and concept.strip()):
+            wants = "a concept, for example 'red circle'" if _CONCEPT in text else "no concept"
+            raise InputError(f"the task {task!r} needs {wants}; got {concept!r}")
+        return text.replace(_CONCEPT, (concept or "").strip())
 
     def answer(
         self,

@@ -88,7 +88,6 @@ def test_help_names_every_command(piped: Piped):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        (b"/locate red circle", "this bundle has no localizer, so it cannot show where 'red circ"),
         (b"/locate", "/locate needs a concept, for example /locate red circle"),
         (b"/sing", "there is no command /sing; /help lists them"),
         (b"no <bot>: yes", "the question holds '<bot>:'"),
@@ -104,6 +103,18 @@ def test_what_cannot_be_answered_is_one_sentence_and_the_next_line_is_answered(
     assert errors[0].startswith("scanside chat: ")
     assert sentence in errors[0]
     assert lines[1]
+
+
+def test_a_concept_is_named_and_its_place_is_not_shown(piped: Piped, volume: Path):
+    code, (_, named), errors = piped("/locate red circle\n")
+    assert (code, len(errors)) == (1, 1)
+    assert "this bundle has no localizer, so it cannot show where 'red circle' is" in errors[0]
+    with (
+        Decoder.open("reference", threads=1, warm=False) as decoder,
+        decoder.chat(volume) as chat,
+    ):
+        assert named == chat.ask('Locating the concept of "red circle"').text
+    assert "red circle" in named
 
 
 def test_the_answers_are_shaped_by_the_options(piped: Piped):

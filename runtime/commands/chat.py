@@ -22,7 +22,7 @@ from .decode import folder_for, write_result
 _HELP = """\
 /caption         a caption of the volume
 /describe        a detailed description
-/locate CONCEPT  where in the brain a concept is
+/locate CONCEPT  names the concept; its place in the brain needs a localizer
 /new             a new conversation about the same volume
 /quit            the end"""
 
@@ -160,13 +160,20 @@ class Dialogue:
         commands: dict[str, Callable[[str], None]] = {
             "/caption": lambda _: self._show(self._chat.stream_task("caption", self._generation)),
             "/describe": lambda _: self._show(self._chat.stream_task("describe", self._generation)),
-            "/locate": _locate,
+            "/locate": self._locate,
             "/new": lambda _: self._chat.forget(),
             "/help": lambda _: print(_HELP, flush=True),
         }
         if name not in commands:
             raise InputError(f"there is no command {name}; /help lists them")
         commands[name](rest.strip())
+
+    def _locate(self, concept: str) -> None:
+        """The language model names the concept; a heat map of it would need a localizer."""
+        if not concept:
+            raise InputError("/locate needs a concept, for example /locate red circle")
+        self._show(self._chat.stream_task("locate", self._generation, concept=concept))
+        raise InputError(f"this bundle has no localizer, so it cannot show where {concept!r} is")
 
     def _show(self, events: Iterator[Token | Reply]) -> None:
         for event in events:
@@ -181,12 +188,6 @@ class Dialogue:
             print(f"(mean log-probability {reply.log_prob:.2f})", flush=True)
         for sentence in reply.degraded:
             print(f"({sentence})", flush=True)
-
-
-def _locate(concept: str) -> None:
-    if not concept:
-        raise InputError("/locate needs a concept, for example /locate red circle")
-    raise InputError(f"this bundle has no localizer, so it cannot show where {concept!r} is")
 
 
 def _lines(*, typed: bool) -> Iterator[str]:
