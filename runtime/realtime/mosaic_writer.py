@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from ..errors import InputError
 from .csa_header import csa_header
@@ -62,7 +62,7 @@ class MosaicWriter:
         return file.getvalue()
 
     def _identity(self, volume: WrittenVolume) -> Dataset:
-        def uid(*parts: object) -> str:
+        def uid(*parts: object) -> UID:
             return generate_uid(entropy_srcs=[self._run_key, *map(str, parts)])
 
         dataset = Dataset()
