@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 
 from scanside.benchmarks.simulated_head import CENTRE_MM, SimulatedHead, error, rigid
+from scanside.kernels import Geometry, resample_patchify, resize_matrix
 from scanside.runtime.errors import InputError
 from scanside.runtime.realtime.registration import Registration, align_reference
-from scanside.runtime.realtime.rigid import closest_turn, rigid_matrix, rigid_parameters
+from scanside.runtime.realtime.rigid import (
+    closest_turn,
+    rigid_matrix,
+    rigid_parameters,
+    source_matrix,
+)
 from scanside.runtime.volume import Volume
 
 MM, DEGREES = 0.05, 0.05
@@ -121,6 +127,26 @@ def test_the_runs_reference_is_aligned_to_a_bundle_from_far(head: SimulatedHead)
     found = align_reference(scan(head, true, 1), bundle)
     # two scans of unlike resolution blur the head's rim unlike
     assert max(error(found.matrix, true)) < 0.2
+
+
+def test_tokens_of_a_moved_volume_are_those_of_the_reference(head: SimulatedHead):
+    """The motion goes into the one interpolation from scanner voxels to tokens."""
+    geometry = Geometry(grid=(32, 32, 18), cube=6, active=np.arange(3 * 36)[::5])
+    reference = scan(head, np.eye(4), 0)
+    to_world = head.affine @ resize_matrix(head.shape, geometry.grid)
+    moved = scan(head, rigid(np.array([2, -1, 2, 2, -2, 3.0]), CENTRE_MM), 1)
+    found = Registration(reference).register(moved).matrix
+
+    def tokens(volume: Volume, motion: np.ndarray) -> np.ndarray:
+        matrix = source_matrix(volume.affine, motion, to_world)
+        return resample_patchify(volume.data, geometry, model_to_source=matrix)
+
+    still = tokens(reference, np.eye(4))
+    corrected, uncorrected = tokens(moved, found), tokens(moved, np.eye(4))
+    inside = (still > 100) & (corrected > 100)
+    noise = head.noise * 1000  # each volume's own; interpolation lowers it
+    assert np.std((corrected - still)[inside]) < 2 * noise
+    assert np.std((uncorrected - still)[inside]) > 4 * noise
 
 
 def test_a_reference_of_another_thing_is_refused(head: SimulatedHead):

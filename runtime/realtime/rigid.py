@@ -60,3 +60,28 @@ def closest_turn(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """The (3, 3) rotation closest to a matrix, against the rounding of many products."""
     left, _, right = np.linalg.svd(matrix)
     return left @ np.diag([1.0, 1.0, np.linalg.det(left @ right)]) @ right
+
+
+def source_matrix(
+    volume_affine: Matrix, motion: Matrix, model_to_reference_world: Matrix
+) -> Matrix:
+    """Where the resample kernel finds the model's voxels in a moved volume: one interpolation.
+
+    Parameters
+    ----------
+    volume_affine : (4, 4) float64
+        Voxels of the volume to its world.
+    motion : (4, 4) float64
+        World of the run's reference to that of the volume, as `Alignment` holds it.
+    model_to_reference_world : (4, 4) float64
+        Voxels of the model grid to the world of the run's reference: the model's affine after the
+        transform between bundle and reference, or the reference's affine after a resize.
+
+    Returns
+    -------
+    model_to_source : (4, 4) float64
+        Model voxels to voxels of the volume.
+    """
+    matrix = np.linalg.inv(volume_affine) @ motion @ model_to_reference_world
+    matrix[3] = 0, 0, 0, 1  # exactly, as the kernel asks
+    return matrix
