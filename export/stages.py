@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 
 from .compile_graph import Compiled, Precision, compile_graph
 from .golden import SEED, encode_golden, golden_entry, golden_volume, picture_golden
+from .importance import TASKS, importance
 from .language_parity import compare_language
 from .parity import Arrays, Parity
-from .parts import is_streamed
 from .quantize import quantised_gguf
 from .settings import DiffusionSettings
 from .torch_chain import TorchChain
 
 Float = NDArray[np.float32]
+
+_COMPARED_TOKENS = 16
+"""Of the golden caption, whose logits are compared with PyTorch's."""
 
 
 @dataclass(slots=True)
@@ -113,14 +116,23 @@ def write_language(
         "prefix_length": prefix.shape[1],
         "width": prefix.shape[2],
     }
-    quantised_gguf(checkpoint.root / "llm", path, quantization, metadata)
     language = chain.language
-    texts: dict[str, str] = {}
-    answers: list[list[int]] = [[]]
-    if not is_streamed(checkpoint.root):  # else each token would read the whole checkpoint
-        texts = {task: language.text(prefix, task)[0] for task in ("caption", "prompt")}
-        answers = language.generate(prefix, "caption", max_tokens=16)
-    found = compare_language(path, language, prefix, quantization, answers)
+    language.check_specials()
+    answers = language.answers(prefix, TASKS)
+    quantised_gguf(
+        checkpoint.root / "llm",
+        path,
+        quantization,
+        metadata,
+        watched=lambda: importance(language, prefix, answers),
+    )
+    texts = {
+        task: language.plain(answers[0][task])
+        for task in ("caption", "prompt")
+        if task in answers[0]
+    }
+    behind = [row.get("caption", [])[:_COMPARED_TOKENS] for row in answers]
+    found = compare_language(path, language, prefix, quantization, behind)
     reports.parity["language"] = found
     vars(language).pop("llm", None)
     reports.language |= {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..runtime.errors import CheckpointError
 from . import parts
 
 Float = NDArray[np.float32]
@@ -48,6 +50,28 @@ class TorchLanguage:
         ends = self.llm.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [ends]
         return {int(i) for i in (*listed, self.tokenizer.eos_token_id) if i is not None}
+
+    def check_specials(self) -> None:
+        """Refuse a tokenizer without the special tokens that the template needs.
+
+        Raises
+        ------
+        CheckpointError
+            The first that is missing.
+        """
+        template = self.dialogue["template"]
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special}
+        missing = [repr(text) for text in template.get("specials", []) if text not in special]
+        if template["bos"] and self.tokenizer.bos_token_id is None:
+            missing.append("that begins a text")
+        if self.tokenizer.eos_token_id is None:
+            missing.append("that ends a text")
+        if missing:
+            raise CheckpointError(
+                f"llm's tokenizer has no special token {missing[0]}, but the dialogue template "
+                "needs one; name the template that the model was trained on in llm/dialogue.json"
+            )
 
     def text(
         self,
@@ -99,6 +123,20 @@ class TorchLanguage:
             eos_token_id=sorted(self.ends),
         )
         return [self._until_end(row) for row in output.tolist()]
+
+    def answers(self, prefix: Float, tasks: Iterable[str]) -> list[dict[str, list[int]]]:
+        """Greedy answers to several tasks, as far as there are instructions for them.
+
+        Returns
+        -------
+        answers : list of B dict
+            Task -> token ids of `generate`; empty for a model that is read anew for every token.
+        """
+        if parts.is_streamed(self.root):
+            return [{} for _ in prefix]
+        known = [task for task in tasks if task in self.dialogue["instructions"]]
+        written = {task: self.generate(prefix, task) for task in known}
+        return [{task: rows[i] for task, rows in written.items()} for i in range(len(prefix))]
 
     @torch.inference_mode()
     def logits(self, before: list[int], prefix: Float, after: list[int]) -> Float:

@@ -179,6 +179,29 @@ def test_a_vocabulary_without_the_needed_tokens_is_refused(
         DialogueTemplate(spec("paper"), without)
 
 
+@pytest.mark.parametrize(
+    ("name", "token", "sentence"),
+    [
+        (
+            "llama3",
+            None,
+            r"has no special token '<\|start_header_id\|>', but the dialog",
+        ),
+        ("paper", "bos_token", "has no special token that begins a text"),
+        ("paper", "eos_token", "has no special token that ends a text"),
+    ],
+)
+def test_an_export_refuses_a_tokenizer_without_the_needed_tokens(
+    name: str, token: str | None, sentence: str, tiny_checkpoint: Path
+):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_checkpoint / "llm")
+    oracle("paper", tokenizer).check_specials()
+    if token:
+        setattr(tokenizer, token, None)
+    with pytest.raises(CheckpointError, match=sentence):
+        oracle(name, tokenizer).check_specials()
+
+
 def test_a_checkpoint_can_name_its_template(tiny_checkpoint: Path, tmp_path: Path):
     copy = shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
     for name in TEMPLATES:
