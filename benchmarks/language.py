@@ -6,7 +6,8 @@
 A random Llama of the preset's size; the prefix is 96, 128 and 257 rows. Contenders are transformers
 `generate(inputs_embeds=...)` in float32 and bfloat16, and scanside in q8_0 and q4_k_m. Each has a
 process of its own, one after the other, so that its peak memory is its own. Correctness first: a
-contender whose logits behind the prompt are too far from float32's is not timed.
+contender whose logits behind the prompt are too far from float32's is not timed, nor one whose
+forked texts are not the fresh ones.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ def check(name: str, found: Json, exact: Json) -> float:
     for prefix, logits in found["logits"].items():
         want = np.asarray(exact["logits"][prefix])
         worst = max(worst, float(np.abs(np.asarray(logits) - want).max() / np.abs(want).max()))
+    if found["fork_equals_fresh"] is False:
+        raise SystemExit(f"{name}: a forked text is not the one about a fresh volume")
     limit = TOLERANCE.get(name.split()[1], 0.0)
     if worst > limit:
         raise SystemExit(f"{name}: its logits are {worst:.3f} from float32's, allowed is {limit}")
@@ -96,6 +99,7 @@ def second_question(name: str, found: Json) -> Json:
         "first_ms": first,
         "second_ms": second,
         "times_shorter": round(first["p50"] / second["p50"], 2),
+        "fork_equals_fresh": found["fork_equals_fresh"],
     }
 
 

@@ -69,7 +69,7 @@ class Scanside:
             prefix_length=rows,
             width=self._width,
             template=self._template,
-            instructions={},
+            instructions={"caption": QUESTIONS[1]},
             max_tokens={},
             projector_sha256="benchmark",
         )
@@ -96,6 +96,21 @@ class Scanside:
                 total_s = attended_s + answer.total_s
                 if seed:
                     yield timed(attended_s + answer.first_token_s, total_s, len(answer.tokens))
+
+    def fork_equals_fresh(self, rows: int) -> bool:
+        """Whether a text forked behind a conversation has the tokens of one about a fresh volume,
+        and their very probabilities.
+        """
+        prefix = random_prefix(rows, self._width, 0)
+        how = Generation(max_tokens=self._tokens)
+        told: list[Any] = []
+        with closing(self._open(rows)) as language:
+            for talked in (True, False):
+                with Chat(language, prefix) as chat:
+                    if talked:
+                        chat.ask(QUESTIONS[0], how)
+                    told.append(chat.write("caption", how).tokens)
+        return told[0] == told[1]
 
     def questions(self, rows: int, runs: int) -> Iterator[tuple[float, float]]:
         """Seconds to the first token of a first and of a second question about one volume."""
@@ -164,8 +179,13 @@ class Transformers:
                 ends = [at - began for at in stamps.at]
                 yield timed(ends[0], ends[-1], len(ends))
 
+    def fork_equals_fresh(self, rows: int) -> None:
+        """There is nothing to fork: `generate` keeps nothing from one call to the next."""
+        del rows
+
     def questions(self, rows: int, runs: int) -> Iterator[tuple[float, float]]:
-        """`generate` keeps nothing from one call to the next."""
+        """None, as `fork_equals_fresh` says."""
+        del rows, runs
         return iter(())
 
 
@@ -201,6 +221,7 @@ def main() -> int:
         "runs": {n: list(contender.answers(n, args.runs)) for n in args.prefixes},
         "questions_s": list(contender.questions(args.reused, args.runs)),
         "peak_bytes": peak_bytes(),
+        "fork_equals_fresh": contender.fork_equals_fresh(args.reused),
         "logits": {n: contender.logits(n).astype(float).tolist() for n in args.prefixes},
     }
     print(json.dumps(document))
