@@ -93,5 +93,7 @@ def test_a_fault_that_makes_no_sense_is_refused(text: str, sentence: str):
 def test_faults_must_fit_into_the_run():
     with pytest.raises(ValueError, match="drop@8 lies outside a run of 8 volumes"):
         plan("drop@8", volumes=8)
+    with pytest.raises(ValueError, match="restart@0 lies outside"):
+        plan("restart@0", volumes=8)
     with pytest.raises(ValueError, match="no room left in 8 volumes"):
         plan(*["drop"] * 5, volumes=8)

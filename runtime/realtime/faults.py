@@ -187,7 +187,8 @@ def _places(volumes: int, requests: Sequence[FaultRequest], rng: np.random.Gener
     for index in order:
         request = requests[index]
         span, at = _span(request), request.at
-        if at is not None and not 0 <= at <= volumes - span:
+        first = int(request.kind is Mishap.RESTART)  # something must have come before it
+        if at is not None and not first <= at <= volumes - span:
             raise InputError(f"'fault' {request.kind}@{at} lies outside a run of {volumes} volumes")
         if at is None:
             free = [
