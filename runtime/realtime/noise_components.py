@@ -105,7 +105,7 @@ def noise_points(
         World millimetres, at most `MOST_VOXELS` of them, spread evenly.
     """
     read = geometry.in_grid if inv_std is None else geometry.in_grid & (inv_std > 0)
-    taken = np.zeros(geometry.grid, bool)
+    taken: NDArray[np.bool_] = np.zeros(geometry.grid, np.bool_)
     taken[tuple(geometry.voxels[read].T)] = True
     bright = reference > BRIGHT * np.percentile(reference, 99)
     voxels = np.argwhere(bright)
