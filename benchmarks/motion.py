@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def show(row: dict[str, Any]) -> None:
     ms, mm, degrees = row["ms"], row["error_mm"], row["error_degrees"]
     print(
         f"{row['grid']:>10} {row['motion']:>6} {row['who']:>10}: "
-        f"p50 {ms['p50']:8.1f} ms, p99 {ms.get('p99', float('nan')):8.1f} ms, "
+        f"p50 {ms.get('p50', nan):8.1f} ms, p99 {ms.get('p99', nan):8.1f} ms, "
         f"max {ms['max']:8.1f} ms; "
         f"off by {mm['p50']:.4f} (max {mm['max']:.4f}) mm, "
         f"{degrees['p50']:.4f} (max {degrees['max']:.4f}) degrees",

@@ -105,14 +105,14 @@ def noise_points(
         World millimetres, at most `MOST_VOXELS` of them, spread evenly.
     """
     read = geometry.in_grid if inv_std is None else geometry.in_grid & (inv_std > 0)
-    taken: NDArray[np.bool_] = np.zeros(geometry.grid, np.bool_)
+    taken = np.zeros(geometry.grid, bool)
     taken[tuple(geometry.voxels[read].T)] = True
     bright = reference > BRIGHT * np.percentile(reference, 99)
     voxels = np.argwhere(bright)
     model = np.linalg.inv(model_to_source)
     at = np.rint(voxels @ model[:3, :3].T + model[:3, 3]).astype(np.int64)
-    inside = ((at >= 0) & (at < geometry.grid)).all(axis=1)
-    free = ~inside
+    inside: NDArray[np.bool_] = np.all((at >= 0) & (at < geometry.grid), axis=1)
+    free: NDArray[np.bool_] = np.logical_not(inside)
     free[inside] = ~taken[tuple(at[inside].T)]
     voxels = voxels[free]
     count = min(MOST_VOXELS, len(voxels))
