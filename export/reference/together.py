@@ -27,7 +27,7 @@ from .targets import Targets, training_targets
 from .texts import INSTRUCTIONS, MAX_TOKENS, TEMPLATE, conversation, pieces
 from .training import Recipe, half_precision, train
 
-RECIPE = Recipe(steps=1500, batch=48, learning_rate=4e-4, warmup=50, muon_rate=1e-3)
+RECIPE = Recipe(steps=2000, batch=48, learning_rate=4e-4, warmup=50, muon_rate=1e-3)
 TURNS = 12
 """Most questions about one trial."""
 TEXT_LENGTH = 144
