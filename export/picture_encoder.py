@@ -64,7 +64,9 @@ class PictureEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(1, 3, H, W) float32 in [-1, 1] up to overshoot -> (1, D) float32."""
         pixels = (image / 2 + 0.5).clamp(0, 1)
-        resized = (self.rows @ pixels @ self.columns).clamp(0, 1)
+        # overshoot is clipped after each of the two passes, as Pillow does
+        narrowed = (pixels @ self.columns).clamp(0, 1)
+        resized = (self.rows @ narrowed).clamp(0, 1)
         return self.model((resized - self.mean) / self.std).image_embeds
 
 
