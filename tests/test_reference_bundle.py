@@ -53,15 +53,16 @@ def test_the_manifest_carries_scores_of_every_condition():
     conditions = {"seen, mean of three", "seen, single trial", "unseen, mean of three"}
     assert conditions <= {row["condition"] for row in rows}
     for row in rows:
-        # Compiled and PyTorch within one point, on the trials that the manifest says.
-        assert abs(row["compiled"] - row["pytorch"]) <= 0.01
+        # Compiled and PyTorch within one point, on the trials that the manifest says; the small
+        # number is for the rounding of shares like 0.706 - 0.696.
+        assert abs(row["compiled"] - row["pytorch"]) <= 0.01 + 1e-9
 
 
 def test_captions_name_far_more_objects_than_chance(trials, results):
     named = [named_objects(row["caption"]) for row in trials]
     right = sum(len(n & named_objects(r.caption)) for n, r in zip(named, results, strict=True))
     # A guessed colour and shape is right once in 48 times.
-    assert right / sum(map(len, named)) > 5 / 48
+    assert right / sum(map(len, named)) > 0.6
 
 
 def test_pictures_look_like_their_scenes_more_than_like_others(trials, results):
@@ -69,7 +70,7 @@ def test_pictures_look_like_their_scenes_more_than_like_others(trials, results):
     images = np.stack([r.image / 255 for r in results]).astype(np.float32)
     own = pixel_correlation(images, true)
     others = pixel_correlation(images, np.roll(true, 1, axis=0))
-    assert own > others + 0.2
+    assert own > others + 0.6
 
 
 def _picture(path: Path):
