@@ -116,7 +116,7 @@ class Preprocessor:
         """
         resample = self._normalised if normalised else self._raw
         slope, inter = volume.slope * self._scale, volume.inter * self._scale
-        if not max(abs(slope), abs(inter)) <= np.finfo(np.float32).max:
+        if not max(abs(slope), abs(inter)) <= float(np.finfo(np.float32).max):
             raise self._too_large(volume)
         try:
             tokens = resample(

@@ -14,7 +14,9 @@ SHAPE = (4, 3, 6)
 
 def frame(number: int, arrived_trs: float | None = None, series: str = "5-run", **changes) -> Frame:
     """Volume `number`, by default on time: complete one TR after it began."""
-    data = np.random.default_rng(abs(number)).integers(1, 99, changes.pop("shape", SHAPE)).astype("i2")
+    data = (
+        np.random.default_rng(abs(number)).integers(1, 99, changes.pop("shape", SHAPE)).astype("i2")
+    )
     values = {
         "data": data,
         "affine": np.diag([2.0, 2, 2, 1]),

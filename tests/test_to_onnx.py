@@ -21,12 +21,12 @@ GRAPHS = {
         {"tokens": [1, 12, 216]},
         {"clip": [1, 24], "latent": [1, 4, 8, 8], "prefix": [1, 12, 256]},
     ),
-    "prompt_encoder": ({"input_ids": [1, 24]}, {"states": [1, 24, 32]}),
+    "prompt_encoder": ({"input_ids": [1, 24]}, {"states": [1, 24, 320]}),
     "unet": (
         {
             "sample": [1, 4, 8, 8],
             "timestep": [1],
-            "states": [1, 24, 32],
+            "states": [1, 24, 320],
             "class_labels": [1, 48],
         },
         {"out": [1, 4, 8, 8]},

@@ -118,8 +118,9 @@ class Player:
         began_s = self._clock()
         for delivery in self._plan.deliveries:
             due_s = began_s + delivery.due_trs * self._manner.pace_s
-            if due_s > self._clock():
-                self._sleep(due_s - self._clock())
+            early_s = due_s - self._clock()
+            if early_s > 0:
+                self._sleep(early_s)
             yield self.deliver(delivery) | {"behind_s": round(self._clock() - due_s, 6)}
         yield {
             "event": "done",
