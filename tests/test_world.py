@@ -94,9 +94,9 @@ def test_the_oracle_is_unbiased_and_knows_its_own_error(brain):
 def test_the_sampler_draws_what_a_session_delivers(monkeypatch, tmp_path):
     monkeypatch.setattr(sampler_module, "SEEN", ("S1",))
     monkeypatch.setattr(sampler_module, "POOL", 16)
-    sampler = Sampler(tmp_path, seed=0)
+    sampler = Sampler(tmp_path)
     scenes = draw_scenes(24, np.random.default_rng(2))
-    drawn = sampler.trials(scenes, np.ones(len(scenes)))
+    drawn = sampler.trials(scenes, np.ones(len(scenes)), np.random.default_rng(0))
     volumes = np.stack(list(Session(Brain(Subject("S1")), 0).trials(scenes)))
     cubes = to_cubes(to_grid(torch.from_numpy(volumes)), sampler.active)
     inverse = torch.where(sampler.std > 0, 1 / sampler.std.clamp_min(1e-6), 0.0)

@@ -1,7 +1,8 @@
 """Stage `encoder`: ViT3D, trained on simulated trials of the seen subjects by the paper's loss.
 
 L = || f_wc(h) - E_c(x) ||^2 + alpha || f_wv(h) - E_v(x) ||^2 with alpha = 1/64 (Eq. 2), on mixtures
-of trials of one scene; and a read-out of what each cube's embedding says (`places.py`).
+of trials of one scene; a read-out of what each cube's embedding says (`places.py`); and what the
+best linear decoder estimates from the same trial (`linear_decoder.py`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from ..vit3d import ViT3D, ViT3DConfig
 from .clip import SIZE
+from .linear_decoder import Imitation, LinearDecoder
 from .places import PlaceReader
 from .sampler import PATTERNS, Sampler, smooth_patterns
-from .scenes import draw_scenes
+from .scenes import Scenes, draw_scenes
 from .targets import Targets, training_targets
 from .training import Recipe, half_precision, train
 from .trials import CUBE, KEEP_FRACTION, union_mask
@@ -27,7 +29,7 @@ from .world import GRID, Subject
 ALPHA = 1 / 64
 RECIPE = Recipe(steps=5000, batch=48, learning_rate=1.5e-3, warmup=200, muon_rate=1e-2)
 PAPER_WEIGHT = 0.05
-"""Of the paper's loss against the read-out's."""
+"""Of the paper's loss against the read-outs'."""
 LANGUAGE_WIDTH = 256
 POSITION_STD = 1.0
 """Start of the position embedding, as strong as a token: what a cube says depends on where it
@@ -59,11 +61,11 @@ def config(cubes: int) -> ViT3DConfig:
 def train_encoder(checkpoint: Path, work: Path) -> None:
     """Train the encoder; write encoder/ and geometry/ of the checkpoint."""
     targets = training_targets(checkpoint, work)
-    sampler = Sampler(work, seed=1)
+    sampler = Sampler(work)
     torch.manual_seed(51)
     encoder = ViT3D(config(len(sampler.active)))
     _start(encoder, sampler)
-    model = Reading(encoder, sampler.places())
+    model = Reading(encoder, sampler)
     encoder.compile()
     state = work / "encoder.safetensors"
     train("encoder", model, lambda step: batch_loss(model, sampler, targets, step), RECIPE, state)
@@ -81,7 +83,8 @@ def _start(model: ViT3D, sampler: Sampler) -> None:
     Places are as strong as contents, and layers have unit gain. Together they make the first
     hundreds of steps count.
     """
-    scale = sampler.batch(draw_scenes(96, np.random.default_rng(54))).std((0, 1))
+    rng = np.random.default_rng(54)
+    scale = sampler.batch(draw_scenes(96, rng), rng).std((0, 1))
     model.patch_embed = nn.Linear(PATTERNS, model.config.hidden_size)
     nn.init.orthogonal_(model.patch_embed.weight)
     model.patch_embed.weight /= scale
@@ -113,25 +116,50 @@ def on_patterns(embed: nn.Linear) -> nn.Linear:
 
 
 class Reading(nn.Module):
-    """The encoder, and the read-out of its cubes (`places.py`) that is thrown away in the end."""
+    """The encoder, and the read-outs of its prefix that are thrown away in the end."""
 
-    def __init__(self, encoder: ViT3D, places: Tensor) -> None:
+    def __init__(self, encoder: ViT3D, sampler: Sampler) -> None:
         super().__init__()
         self.encoder = encoder
-        self.reader = PlaceReader(places, encoder.config.prefix_size)
+        places, width = sampler.places(), encoder.config.prefix_size
+        self.reader = PlaceReader(places, width)
+        self.imitation = Imitation(LinearDecoder(sampler), places, width)
+
+    def loss(self, tokens: Tensor, scenes: Scenes, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Loss of the encoder and the prefix.
+
+        Parameters
+        ----------
+        tokens : (B, N, 128) float
+            Pattern coefficients of brain tokens.
+        scenes : Scenes
+            What was seen in them.
+        targets : Targets
+            Of the first of them.
+
+        Returns
+        -------
+        loss : () float
+        prefix : (B, N+1, width) float
+        """
+        clip, latent, prefix = self.encoder(tokens)
+        count = len(targets.clip)
+        paper = paper_loss(clip[:count], latent[:count], targets)
+        read = self.reader(prefix, scenes) + self.imitation(tokens, prefix)
+        return PAPER_WEIGHT * paper + read, prefix
 
 
 def batch_loss(model: Reading, sampler: Sampler, targets: Targets, step: int) -> Tensor:
     """Loss of the batch that belongs to a step."""
-    draw = torch.Generator().manual_seed(53_000_000 + step)
-    chosen = targets[torch.randint(len(targets.scenes), (RECIPE.batch,), generator=draw)]
+    rng = np.random.default_rng([53, step])
+    chosen = targets[torch.from_numpy(rng.integers(0, len(targets.scenes), RECIPE.batch))]
+    tokens = sampler.batch(chosen.scenes, rng)
     with half_precision():
-        clip, latent, prefix = model.encoder(sampler.batch(chosen.scenes))
-        return encoder_loss(clip, latent, chosen, model.reader(prefix, chosen.scenes))
+        return model.loss(tokens, chosen.scenes, chosen)[0]
 
 
-def encoder_loss(clip: Tensor, latent: Tensor, targets: Targets, read: Tensor) -> Tensor:
-    """Eq. 2 of the paper, averaged over the batch and weighted, plus the loss of the read-out.
+def paper_loss(clip: Tensor, latent: Tensor, targets: Targets) -> Tensor:
+    """Eq. 2 of the paper, averaged over the batch.
 
     Parameters
     ----------
@@ -139,12 +167,10 @@ def encoder_loss(clip: Tensor, latent: Tensor, targets: Targets, read: Tensor) -
     latent : (B, 4, 16, 16) float
     targets : Targets
         What these two should be.
-    read : () float
-        From `PlaceReader`.
     """
     semantic = ((clip.float() - targets.clip) ** 2).sum(1)
     visual = ((latent.float() - targets.latent) ** 2).sum((1, 2, 3))
-    return PAPER_WEIGHT * (semantic + ALPHA * visual).mean() + read
+    return (semantic + ALPHA * visual).mean()
 
 
 def _save_geometry(sampler: Sampler, checkpoint: Path) -> None:

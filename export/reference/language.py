@@ -147,7 +147,7 @@ def train_language(checkpoint: Path, work: Path) -> None:
         build(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id),
         dialogue.before,
     )
-    sampler = Sampler(work, seed=2)
+    sampler = Sampler(work)
     state = work / "language.safetensors"
     train(
         "language", model, lambda step: language_loss(model, dialogue, sampler, step), RECIPE, state
@@ -163,7 +163,7 @@ def language_loss(model: Speaker, dialogue: Dialogue, sampler: Sampler, step: in
     rng = np.random.default_rng([64, step])
     scenes = draw_scenes(RECIPE.batch, rng)
     ids, labels = _texts(dialogue, scenes, rng)
-    return model(sampler.batch(scenes), ids, labels)
+    return model(sampler.batch(scenes, rng), ids, labels)
 
 
 def _texts(dialogue: Dialogue, scenes: Scenes, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -39,8 +39,12 @@ from .world import GRID, SEEN, WORLD_SEED, Subject
 
 PATTERNS = 128
 """Cosine patterns of a cube; their finest wavelength is 8 mm, well below a cluster of 20 mm."""
-POOL = 900
-"""Diffuse noise fields held in memory; a trial's is a random unit combination of three."""
+POOL = 6000
+"""Diffuse noise fields held in memory; a trial's is a random unit combination of three. Many, since
+an encoder learns to be blind to the space that few of them span, and reads new noise worse.
+"""
+MIRRORED = ((), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2))
+"""Axes along which a noise field is mirrored, all eight ways."""
 SINGLE_SHARE = 0.5
 """Share of training trials that are single ones; the others mix up to three trials of one scene, as
 the paper's augmentation does.
@@ -70,7 +74,7 @@ class Sampler:
         switched off.
     """
 
-    def __init__(self, work: Path, seed: int) -> None:
+    def __init__(self, work: Path) -> None:
         cache = work / "sampler.safetensors"
         if not cache.exists():
             cache.parent.mkdir(parents=True, exist_ok=True)
@@ -79,15 +83,14 @@ class Sampler:
         self.active, self.mean, self.std = saved["active"], saved["mean"], saved["std"]
         self._linear, self._offset = saved["linear"], saved["offset"]
         self._white, self._pool = saved["white"], saved["pool"].float()
-        self._rng = np.random.default_rng([WORLD_SEED, 5, seed])
 
-    def batch(self, scenes: Scenes) -> Tensor:
+    def batch(self, scenes: Scenes, rng: np.random.Generator) -> Tensor:
         """Coefficients (B, N, 128) float32 of one trial for each scene; subjects take turns."""
-        count, rng = len(scenes), self._rng
+        count = len(scenes)
         share = rng.dirichlet((1.0, 1.0, 1.0), count)
         share[rng.random(count) < SINGLE_SHARE] = (1, 0, 0)
         # Averaging independent trials with weights w leaves sqrt(sum w^2) of the noise.
-        return self.trials(scenes, np.sqrt((share**2).sum(1)))
+        return self.trials(scenes, np.sqrt((share**2).sum(1)), rng)
 
     def places(self) -> Tensor:
         """The place that each cube sees best, (N,) int64: where most of a place's signal lies."""
@@ -96,11 +99,30 @@ class Sampler:
         energy = energy.sum((0, 2, 4))  # (places, N)
         return (energy / energy.sum(1, keepdim=True)).argmax(0)
 
-    def trials(self, scenes: Scenes, noise: NDArray[np.float64]) -> Tensor:
+    def moments(self, noise: float) -> tuple[Tensor, Tensor]:
+        """Second moments over scenes, noise and seen subjects, its variance scaled by `noise`:
+        covariance of features with coefficients (67, N 128), and of coefficients (N 128, N 128).
+        """
+        features = torch.from_numpy(FEATURE_COVARIANCE).float()
+        diffuse = self._pool.flatten(1)
+        covariance = noise * (diffuse.T @ diffuse / len(diffuse))
+        covariance.diagonal().add_(noise * self._white.square().flatten(1).mean(0))
+        cross = torch.zeros(FEATURES, len(covariance))
+        for linear in self._linear:
+            signal, modes = linear[:FEATURES], linear[FEATURES:]
+            tuned = features @ signal
+            cross += tuned / len(SEEN)
+            covariance += (1 + noise * GHOST_SCALE**2) / len(SEEN) * (signal.T @ tuned)
+            covariance += noise / len(SEEN) * (modes.T @ modes)
+        return cross, covariance
+
+    def trials(
+        self, scenes: Scenes, noise: NDArray[np.float64], rng: np.random.Generator
+    ) -> Tensor:
         """The same with the noise of each trial scaled, for example by 1/sqrt(3) for the mean of
         three.
         """
-        count, rng = len(scenes), self._rng
+        count = len(scenes)
         ghost = GHOST_SCALE * rng.standard_normal((count, FEATURES)) @ FEATURE_ROOT.T
         modes = rng.standard_normal((count, MODE_COUNT))
         drive = np.concatenate([encode(scenes) + noise[:, None] * ghost, noise[:, None] * modes], 1)
@@ -125,7 +147,7 @@ class Sampler:
 def _prepare() -> dict[str, Tensor]:
     mask = union_mask()
     active = active_cubes(mask)
-    meter = Progress("world", 2 * len(SEEN) + POOL // 100)
+    meter = Progress("world", 2 * len(SEEN) + POOL // len(MIRRORED))
     brains = [Brain(Subject(name)) for name in SEEN]
     maps = []
     for i, brain in enumerate(brains):
@@ -152,10 +174,12 @@ def _prepare() -> dict[str, Tensor]:
         np.stack([b.subject.brain for b in brains[:1]]).astype(np.float32)
     )
     brain_grid = to_grid(everywhere)
-    for i in range(POOL):
-        field = torch.from_numpy(smooth_noise(GRID, DIFFUSE_SIGMA_MM, rng))[None] * brain_grid
-        pool.append(NOISE_PERCENT * np.sqrt(DIFFUSE) * project(to_cubes(field, active)))
-        meter(2 * len(SEEN) + i // 100 + 1, 0.0)
+    for i in range(POOL // len(MIRRORED)):
+        field = torch.from_numpy(smooth_noise(GRID, DIFFUSE_SIGMA_MM, rng))
+        # Noise on a torus has the same distribution in every mirror.
+        mirrored = torch.stack([field.flip(axes) for axes in MIRRORED]) * brain_grid
+        pool.append(NOISE_PERCENT * np.sqrt(DIFFUSE) * project(to_cubes(mirrored, active)))
+        meter(2 * len(SEEN) + i + 1, 0.0)
     return {
         "active": active,
         "mean": mean,

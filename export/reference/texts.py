@@ -41,6 +41,8 @@ TEMPLATE = {
     "answer": " {answer}",
     "stop": [],
 }
+HARD = ("relation", "reasoning")
+"""Kinds of questions that bring two objects together."""
 MAX_TOKENS = {"caption": 64, "describe": 128, "prompt": 64, "ask": 32}
 
 
@@ -195,16 +197,16 @@ def _locate(thing: Thing) -> Turn:
 
 
 def pieces(scene: Scene, rng: np.random.Generator, turns: int) -> list[list[Turn]]:
-    """What is asked about a scene in random order: caption, prompt, at times a description, and
-    questions; each piece stands by itself.
+    """What is asked about a scene in random order: caption, often a prompt, at times a description,
+    and questions, the hard ones twice as often; each piece stands by itself.
     """
-    found = [
-        [Turn("caption", BRIEF[rng.integers(len(BRIEF))], caption(scene))],
-        [Turn("prompt", PROMPT, prompt(scene))],
-    ]
-    if rng.random() < 0.4:
+    found = [[Turn("caption", BRIEF[rng.integers(len(BRIEF))], caption(scene))]]
+    if rng.random() < 0.7:
+        found.append([Turn("prompt", PROMPT, prompt(scene))])
+    if rng.random() < 0.3:
         found.append([Turn("describe", DETAILED[rng.integers(len(DETAILED))], description(scene))])
-    for dialogue in questions(scene, rng):
+    hard = [dialogue for dialogue in questions(scene, rng) if dialogue[0].kind in HARD]
+    for dialogue in [*hard, *questions(scene, rng)]:
         if sum(map(len, found)) + len(dialogue) > turns:
             break
         found.append(dialogue)

@@ -18,9 +18,8 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..vit3d import ViT3D
-from .encoder import encoder_loss, on_patterns, on_voxels
+from .encoder import Reading, on_patterns, on_voxels
 from .language import IGNORED, Dialogue
-from .places import PlaceReader
 from .sampler import Sampler
 from .scenes import Scene, Scenes, draw_scenes
 from .targets import Targets, training_targets
@@ -31,7 +30,7 @@ RECIPE = Recipe(steps=2000, batch=48, learning_rate=4e-4, warmup=50, muon_rate=1
 TURNS = 12
 """Most questions about one trial."""
 TEXT_LENGTH = 144
-"""Text tokens of a row; what is longer is cut after a piece."""
+"""Text tokens of a row; pieces that find no room are left out."""
 WHOLE_SHARE = 0.2
 """Share of rows that are one long conversation instead of separate questions."""
 ALIGNED_SHARE = 0.5
@@ -71,18 +70,18 @@ class Rows:
                 if rng.random() < WHOLE_SHARE
                 else pieces(scene, rng, TURNS)
             )
-            start = 0
-            for fork, turns in enumerate(asked):
+            start = fork = 0
+            for turns in asked:
                 ids, labels = dialogue.encode(turns, TEXT_LENGTH)
                 end = start + len(ids)
                 if end > TEXT_LENGTH:
-                    break
+                    continue
                 self.ids[i, start:end] = torch.tensor(ids)
                 self.labels[i, start:end] = torch.tensor(labels)
                 self.fork[i, start:end] = fork
                 self.position[i, start:end] = torch.arange(len(ids))
                 self.weight[i, start:end] = _weights(labels)
-                start = end
+                start, fork = end, fork + 1
 
     def mask(self, prefix: int) -> Tensor:
         """What each of `prefix + 144` tokens sees, (B, 1, T, T) bool."""
@@ -107,19 +106,16 @@ class Whole(nn.Module):
 
     Parameters
     ----------
-    encoder, llama : Module
+    reading : Reading
+        The encoder and its read-outs.
+    llama : LlamaForCausalLM
     before : list of int
         Token ids in front of the prefix.
-    places : (N,) int64
-        The place that each cube sees best.
     """
 
-    def __init__(
-        self, encoder: ViT3D, llama: LlamaForCausalLM, before: list[int], places: Tensor
-    ) -> None:
+    def __init__(self, reading: Reading, llama: LlamaForCausalLM, before: list[int]) -> None:
         super().__init__()
-        self.encoder, self.llama = encoder, llama
-        self.reader = PlaceReader(places, encoder.config.prefix_size)
+        self.reading, self.llama = reading, llama
         self._before = before
 
     def forward(self, tokens: Tensor, rows: Rows, scenes: Scenes, targets: Targets) -> Tensor:
@@ -136,9 +132,7 @@ class Whole(nn.Module):
         targets : Targets
             Of the first of them.
         """
-        clip, latent, prefix = self.encoder(tokens)
-        count = len(targets.clip)
-        own = encoder_loss(clip[:count], latent[:count], targets, self.reader(prefix, scenes))
+        own, prefix = self.reading.loss(tokens, scenes, targets)
         return answer_loss(self.llama, self._before, prefix, rows) + ENCODER_WEIGHT * own
 
 
@@ -175,12 +169,12 @@ def answer_loss(llama: LlamaForCausalLM, before: list[int], prefix: Tensor, rows
 def train_together(checkpoint: Path, work: Path) -> None:
     """Train on what stages `encoder` and `language` wrote, and complete llm/."""
     targets = training_targets(checkpoint, work)
-    sampler = Sampler(work, seed=3)
+    sampler = Sampler(work)
     encoder = ViT3D.load(checkpoint / "encoder")
     encoder.patch_embed = on_patterns(encoder.patch_embed)
     llama = LlamaForCausalLM.from_pretrained(checkpoint / "llm", dtype=torch.float32)
     dialogue = Dialogue(PreTrainedTokenizerFast.from_pretrained(checkpoint / "llm"))
-    model = Whole(encoder.requires_grad_(True), llama, dialogue.before, sampler.places())
+    model = Whole(Reading(encoder.requires_grad_(True), sampler), llama, dialogue.before)
     # Small layers spend most of their time between matrix products; compiled, those are one pass.
     encoder.compile()
     llama.model.compile()
@@ -211,5 +205,6 @@ def together_loss(
         np.concatenate([known.scenes.background, fresh.background]),
     )
     rows = Rows(dialogue, [scenes.named(i) for i in range(len(scenes))], rng)
+    tokens = sampler.batch(scenes, rng)
     with half_precision():
-        return model(sampler.batch(scenes), rows, scenes, known)
+        return model(tokens, rows, scenes, known)
