@@ -35,6 +35,10 @@ VERBS = {
     "chat": Verb(".commands.chat", "a dialogue about one beta volume at a prompt"),
     "verify": Verb(".commands.verify", "check a bundle's hashes, then every stage's answers"),
     "doctor": Verb(".commands.doctor", "what would run where on this machine, and what is missing"),
+    "bench": Verb(".commands.bench", "time a bundle from a volume's arrival to each answer"),
+    "watch": Verb(
+        ".commands.watch", "a real-time run: volumes come in, answers go out", "realtime"
+    ),
     "replay": Verb(
         ".commands.replay", "play a recorded run as a scanner would, faults included", "realtime"
     ),
@@ -47,13 +51,26 @@ VERBS = {
 
 _FLAGS = {
     "'deadline_s'": "--deadline",
+    "'autoregressive'": "--ar1",
+    "'correct_motion'": "--no-motion",
+    "'discard'": "--discard",
+    "'beside'": "--beside",
+    "'cold'": "--cold",
     "'fault'": "--fault",
+    "'fast_s'": "--window",
+    "'gate'": "--gate",
     "'max_tokens'": "--max-tokens",
+    "'runs'": "--runs",
+    "'noise_components'": "--noise-components",
+    "'refined_s'": "--window",
+    "'sink'": "--sink",
+    "'slice_time_s'": "--slice-time",
     "'speed'": "--speed",
     "'tr_s'": "--tr",
     "'tasks'": "--task",
     "'top_k'": "--top-k",
     "'top_p'": "--top-p",
+    "'warm_up'": "--warm-up",
     **{f"'{n}'": f"--{n}" for n in ("ask", "device", "seed", "steps", "temperature", "threads")},
 }
 """How an argument of the Python API, with which a message begins, is typed on the command line."""

@@ -86,6 +86,7 @@ class Decoding:
             imaging.prepare()
         with self._clock.stage("encode"), self._costs.measured("encode"):
             encoded = self._stages.encode(tokens)
+        self._result.clip_norm = float(np.linalg.norm(encoded["clip"]))
         if imaging and "preview" in self._request.tasks:
             yield imaging.preview(encoded["latent"])
         if language and self._request.needs_language:

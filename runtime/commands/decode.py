@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("volume", metavar="VOLUME", type=Path, help="a NIfTI file, .nii or .nii.gz")
     parser.add_argument(
         "--task",
-        type=_tasks,
+        type=task_names,
         default="preview,caption,image",
         metavar="LIST",
         help=f"comma-separated, of {', '.join(TASKS)} (default: preview,caption,image)",
@@ -73,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _tasks(text: str) -> tuple[str, ...]:
+def task_names(text: str) -> tuple[str, ...]:
+    """A list of tasks as it is typed."""
     tasks = task_list(text)
     unknown = [task for task in tasks if task not in TASKS]
     if unknown:

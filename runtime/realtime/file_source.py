@@ -22,6 +22,8 @@ class FileSource:
     pace_s : float
         Seconds between two volumes; 0 gives one at every poll. The first comes one pace after the
         first poll, as a volume is complete one TR after it began.
+    at_once : int
+        Volumes at the beginning that are given without waiting, for a run that is resumed.
     clock, sleep : callable
         Seconds, and how to let them pass.
 
@@ -36,12 +38,14 @@ class FileSource:
         path: str | os.PathLike[str],
         *,
         pace_s: float = 0.0,
+        at_once: int = 0,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.run = RunFile(path)
         self.exhausted = False
         self._pace_s = pace_s
+        self._at_once = at_once
         self._clock = clock
         self._sleep = sleep
         self._volumes = self.run.read()
@@ -51,18 +55,30 @@ class FileSource:
         self._series = series_identity(str(self.run.path.resolve()))
 
     def poll(self, timeout_s: float) -> list[Arrival]:
-        """Wait for at most `timeout_s` seconds; the next volume, if it is due by then."""
+        """Wait for at most `timeout_s` seconds; all volumes that are due by then."""
         now_s = self._clock()
         if self._began_s is None:
             self._began_s = now_s
         if self.exhausted:
             return []
-        due_s = self._began_s + (self._number + 1) * self._pace_s if self._pace_s else now_s
+        due_s = self._due_s(now_s)
         if due_s > now_s:
             self._sleep(min(due_s - now_s, timeout_s))
-            if self._clock() < due_s:
-                return []
-        return [self._next(due_s)]
+            now_s = self._clock()
+        arrivals: list[Arrival] = []
+        while not self.exhausted and (due_s := self._due_s(now_s)) <= now_s:
+            arrivals.append(self._next(due_s))
+            if due_s == now_s:  # there is no pace: one at a time
+                break
+        return arrivals
+
+    def _due_s(self, now_s: float) -> float:
+        """When the next volume comes; now if it need not wait."""
+        assert self._began_s is not None
+        waits = self._number + 1 - self._at_once
+        if not self._pace_s or waits <= 0:
+            return now_s
+        return self._began_s + waits * self._pace_s
 
     def close(self) -> None:
         """Close the file."""

@@ -33,6 +33,9 @@ _MAX_FILE_BYTES = 1 << 30
 _RETRY_S = (0.002, 0.05)
 """Least and most time until an incomplete file is read again; between them, a 200th of the pace."""
 
+_ORDER_S = 1e-6
+"""Apart in time, so that files that were there before keep their order."""
+
 
 @dataclass(slots=True)
 class _Pending:
@@ -59,7 +62,8 @@ class FolderSource:
         The number that the run's first volume bears: the acquisition number of DICOM, the last
         digits of the name of a NIfTI file. Scanners count from 1.
     existing : {"refuse", "ignore", "take"}
-        What to do with files that are there already, as of an earlier run.
+        What to do with files that are there already, as of an earlier run. Taken ones come in the
+        order in which they were written.
     pattern : str
         Only files whose name fits it, as in a shell.
     patience_trs : float
@@ -140,11 +144,19 @@ class FolderSource:
                 f"{self._folder} already holds {len(names)} files; empty it, or say whether they "
                 "are of this run ('take') or not ('ignore')"
             )
-        for name in names:
+        now_s = self._clock()
+        for place, name in enumerate(sorted(names, key=self._written_ns)):
             if existing == "take":
-                self._pending[name] = _Pending(self._clock())
+                # all of them are due at once, in the order in which they were written
+                self._pending[name] = _Pending(now_s - (len(names) - place) * _ORDER_S)
             elif signature := self._signature(name):
                 self._done[name] = signature
+
+    def _written_ns(self, name: str) -> tuple[int, str]:
+        try:
+            return (self._folder / name).stat().st_mtime_ns, name
+        except OSError:
+            return 0, name
 
     def _names(self) -> list[str]:
         with os.scandir(self._folder) as entries:

@@ -76,6 +76,7 @@ class Journal:
         self._path = path
         self._chain = chain
         self._size = size
+        self._order = threading.Lock()
         self._unsynchronised = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(
@@ -160,7 +161,7 @@ class Journal:
         return self.append("trial", trial=trial, revision=revision, state=state, **details)
 
     def append(self, kind: str, **values: Any) -> bool:
-        """Write one record.
+        """Write one record; any thread may.
 
         Parameters
         ----------
@@ -174,9 +175,12 @@ class Journal:
         written : bool
             False once the journal has had to end.
         """
+        with self._order:
+            return self._append({"kind": kind, **values})
+
+    def _append(self, record: Mapping[str, Any]) -> bool:
         if self.trouble:
             return False
-        record = {"kind": kind, **values}
         body = json.dumps(record, allow_nan=False, separators=(",", ":")).encode()[:-1]
         chain = zlib.crc32(body, self._chain)
         line = body + _MARK + b'%08x"}\n' % chain

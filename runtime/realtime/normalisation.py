@@ -44,6 +44,16 @@ class RunningNormalisation:
         self._mean = np.zeros(elements, np.float64)
         self._squares = np.zeros(elements, np.float64)  # sum of squared differences from the mean
 
+    @classmethod
+    def of(
+        cls, mean: NDArray[Any], deviation: NDArray[Any], count: int, identity: str
+    ) -> RunningNormalisation:
+        """Begin with statistics (E,) that are known, as if they came from so many betas."""
+        out = cls(mean.size, identity)
+        out.count, out._mean = count, np.array(mean, np.float64)
+        out._squares = np.square(np.asarray(deviation, np.float64)) * (count - 1)
+        return out
+
     @property
     def ready(self) -> bool:
         """Whether betas can be normalised."""

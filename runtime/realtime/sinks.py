@@ -141,11 +141,14 @@ class Sinks:
     ----------
     sinks : iterable of Sink
         Each gets every message.
+    first : int
+        Number of the first message, for a run that goes on.
     """
 
-    def __init__(self, sinks: Iterable[Sink]) -> None:
+    def __init__(self, sinks: Iterable[Sink], first: int = 0) -> None:
         self._sinks = tuple(sinks)
-        self._number = 0
+        self._number = first
+        self._order = threading.Lock()
 
     def put(self, message: Mapping[str, Any]) -> int:
         """Send a message to every sink.
@@ -160,11 +163,12 @@ class Sinks:
         number : int
             That number.
         """
-        number = self._number
-        self._number += 1
-        text = json.dumps({"seq": number, **message}, ensure_ascii=False, allow_nan=False)
-        for sink in self._sinks:
-            sink.put(text)
+        with self._order:  # messages come from several threads
+            number = self._number
+            self._number += 1
+            text = json.dumps({"seq": number, **message}, ensure_ascii=False, allow_nan=False)
+            for sink in self._sinks:
+                sink.put(text)
         return number
 
     def reports(self) -> list[SinkReport]:

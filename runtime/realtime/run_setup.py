@@ -1,0 +1,205 @@
+"""Everything a run needs, opened and checked before its first volume; nothing is written yet."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..decoder import Decoder
+from ..errors import InputError
+from .file_source import FileSource
+from .folder_source import Existing, FolderSource
+from .intake import Intake
+from .live_markers import LslMarkers, Markers
+from .lsl_outlet import LslOutlet
+from .memory import Memory
+from .model_place import Placing
+from .run_file import RunFile
+from .session_config import SessionConfig
+from .sinks import JsonLines, Outlet
+from .source import Source
+from .stimuli import Stimulus, check_inside, chosen, read_events
+
+_TR_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """A run as its operator words it."""
+
+    source: str
+    """`folder:DIR`, `file:PATH`, or either without its kind."""
+    events: str
+    """An events.tsv, or `lsl:NAME` for markers of a live stream."""
+    out: Path
+    sinks: tuple[str, ...] = ()
+    """`jsonl:PATH` (`-` is standard output), `lsl` or `lsl:NAME`."""
+    trial_types: tuple[str, ...] = ()
+    """Those that are answered; all if none is named."""
+    former: Path | None = None
+    """Folder of a former run, whose statistics this one begins with."""
+    placing: Placing = Placing()
+    existing: Existing = "refuse"
+    pattern: str = "*"
+    first_number: int = 1
+    polling: bool = False
+    threads: int = 2
+
+
+def complete_config(request: RunRequest, given: dict[str, Any]) -> SessionConfig:
+    """The run's configuration; TR and length come from a recorded run's header if not given.
+
+    Raises
+    ------
+    InputError
+        They are not known, or a TR that disagrees with the header.
+    """
+    kind, path = split_source(request.source)
+    if kind == "file":
+        recorded = RunFile(path)
+        tr_s = given.setdefault("tr_s", recorded.tr_s) or recorded.tr_s
+        stated = recorded.tr_s
+        if stated is not None and tr_s and abs(stated - tr_s) > _TR_TOLERANCE * tr_s:
+            raise InputError(
+                f"'tr_s' is {tr_s:g} s, but the header of {path} says {stated:g} s; correct it, or "
+                "the header"
+            )
+        given["tr_s"] = tr_s
+        if given.get("volumes") is None:
+            given["volumes"] = recorded.volumes
+    lacking = [
+        flag for flag, name in (("--tr", "tr_s"), ("--volumes", "volumes")) if not given.get(name)
+    ]
+    if lacking:
+        raise InputError(
+            f"give {' and '.join(lacking)}: {request.source} does not say it beforehand"
+        )
+    return SessionConfig(**given)
+
+
+def split_source(text: str) -> tuple[str, Path]:
+    """Kind and path of a source."""
+    kind, colon, rest = text.partition(":")
+    if colon and kind in ("folder", "file"):
+        return kind, Path(rest)
+    path = Path(text)
+    return ("file" if path.is_file() else "folder"), path
+
+
+def read_stimuli(
+    request: RunRequest, config: SessionConfig
+) -> tuple[list[Stimulus], frozenset[int] | None]:
+    """Trials that are known before the run, and which of them are answered.
+
+    Raises
+    ------
+    InputError
+        Events that cannot be read, or lie outside the run.
+    """
+    if request.events.startswith("lsl:"):
+        return [], None
+    stimuli = read_events(Path(request.events))
+    check_inside(stimuli, config.kept * config.tr_s, request.events)
+    return stimuli, chosen(stimuli, request.trial_types, request.events)
+
+
+def open_source(
+    request: RunRequest, config: SessionConfig, memory: Memory, clock: Callable[[], float]
+) -> Source:
+    """The source; an InputError if it cannot be used."""
+    kind, path = split_source(request.source)
+    if kind == "file":
+        return FileSource(path, pace_s=config.pace_s, at_once=memory.reached, clock=clock)
+    try:
+        return FolderSource(
+            path,
+            pace_s=config.pace_s,
+            first_number=request.first_number,
+            existing="take" if memory.resumed else request.existing,
+            pattern=request.pattern,
+            polling=request.polling,
+            clock=clock,
+        )
+    except InputError as exc:
+        if "already holds" in str(exc):
+            raise InputError(
+                f"{path} already holds a run; empty it, or say with '--existing' whether its files "
+                "are of this run (take) or not (ignore)"
+            ) from exc
+        raise
+
+
+def open_markers(request: RunRequest) -> Markers | None:
+    """Live markers, if events come that way."""
+    if not request.events.startswith("lsl:"):
+        return None
+    return LslMarkers(request.events.removeprefix("lsl:"))
+
+
+def open_outlet(text: str) -> Outlet:
+    """One way out for feedback; an InputError if it cannot be opened."""
+    kind, _, rest = text.partition(":")
+    if kind == "lsl":
+        return LslOutlet(rest or "scanside")
+    if kind == "jsonl" and rest:
+        return JsonLines(1 if rest == "-" else rest)
+    raise InputError(f"'sink' must be jsonl:PATH, jsonl:- or lsl[:NAME]; got {text!r}")
+
+
+def header_of(request: RunRequest, config: SessionConfig, bundle: Bundle) -> dict[str, Any]:
+    """What a run that is resumed must have in common with its earlier life."""
+    events = request.events
+    if not events.startswith("lsl:"):
+        events = hashlib.sha256(Path(events).read_bytes()).hexdigest()
+    kind, path = split_source(request.source)
+    return {
+        "bundle": bundle.sha256,
+        "source": f"{kind}:{path.resolve()}",
+        "events": events,
+        "trial_types": list(request.trial_types),
+        "former": request.former and str(request.former),
+        "transform": request.placing.transform and str(request.placing.transform),
+        "model_image": request.placing.model_image and str(request.placing.model_image),
+        **config.identity(),
+    }
+
+
+def make_intake(decoder: Decoder, request: RunRequest, config: SessionConfig) -> Intake:
+    """The intake for the bundle's encoder."""
+    spec = decoder.bundle.manifest.encoder
+    return Intake(
+        decoder.stages.preprocessor,
+        np.array(spec.geometry.affine, np.float64),
+        decoder.bundle.arrays(spec.arrays).get("inv_std"),
+        request.placing,
+        correct_motion=config.correct_motion,
+        threads=request.threads,
+    )
+
+
+def golden_clip(bundle: Bundle) -> float | None:
+    """Length of the CLIP vector of the bundle's golden volume."""
+    golden = bundle.manifest.golden
+    if golden is None:
+        return None
+    clip = bundle.arrays(golden.outputs).get("clip")
+    return None if clip is None else float(np.linalg.norm(clip))
+
+
+def check_sink(text: str) -> None:
+    """Refuse a sink that cannot be opened, without opening it."""
+    kind, _, rest = text.partition(":")
+    if kind == "lsl":
+        return
+    if kind != "jsonl" or not rest:
+        raise InputError(f"'sink' must be jsonl:PATH, jsonl:- or lsl[:NAME]; got {text!r}")
+    folder = Path(rest).resolve().parent
+    if rest != "-" and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise InputError(f"'sink' {text}: {folder} is no folder that can be written")

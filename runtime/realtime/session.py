@@ -1,0 +1,362 @@
+"""A real-time run: volumes come in, answers go out, and nothing makes the next volume wait.
+
+    source -- slots -- Intake (registration, tokens, GLM) -- windows that close --+
+       this thread                                                                 |
+    sinks, folder, journal -- answers -- Decoder -- by rank and deadline ----------+
+       the thread of `Answering`
+
+One `step` waits for what arrives, takes it in, and submits the answers that it completes. Whatever
+is wrong with what arrives is a fault that is told, written down and counted; a run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..events import Event, Image, Preview, Token
+from .answering import Answer, Answering, AnswerState, Job
+from .arrivals import Arrivals
+from .attempt import Attempt
+from .beta_scale import BetaScale
+from .frame import Frame
+from .intake import Intake, Taken, UnusableVolume
+from .journal import Journal
+from .live_markers import Marker, Markers
+from .memory import Memory
+from .messages import about, answer_message, fault_message, feedback, file_name
+from .run_folder import RunFolder
+from .schedule import Due
+from .session_config import SessionConfig
+from .sinks import Sink, Sinks
+from .slots import Ending
+from .source import Fault, FaultKind
+from .stimuli import Stimulus, read_marker
+from .tally import Tally
+from .time_axis import TimeAxis
+
+_WAIT_TRS = 0.25
+"""The longest that a step waits."""
+_CATCHING_UP = 8
+"""Answers that may wait while volumes come that were there before."""
+_DRAIN_S = 60.0
+"""How long answers may take once the run is over."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """What an operator wants to see now."""
+
+    received: int = 0
+    newest: int = -1
+    last_arrived_s: float | None = None
+    taken: Taken | None = None
+    latency_s: float = 0.0
+    """Of the last volume, from its arrival until it is in the fit."""
+    latest: dict[str, Any] | None = None
+    """The last answer."""
+    fault: Fault | None = None
+    """The last fault."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Parts:
+    """What a session is made of; all of it is opened before the run."""
+
+    config: SessionConfig
+    arrivals: Arrivals
+    intake: Intake
+    scale: BetaScale
+    stimuli: Sequence[Stimulus]
+    """Known before the run."""
+    wanted: frozenset[int] | None
+    """Which of them are answered; all if None."""
+    markers: Markers | None
+    folder: RunFolder
+    journal: Journal
+    memory: Memory
+    """What an earlier life of the run has left."""
+    record: Sink
+    """Where every answer is written down."""
+    sinks: Sinks
+    """Feedback."""
+
+
+class Session:
+    """The loop.
+
+    Parameters
+    ----------
+    parts : Parts
+    open_answering : callable
+        Makes the thread that decodes, from what is to be called for events and for answers.
+    clock : callable
+        Seconds; the source's.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        open_answering: Callable[
+            [Callable[[Job, Event], None], Callable[[Answer], None]], Answering
+        ],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.parts = parts
+        self.tally = Tally()
+        self.progress = Progress()
+        self._clock = clock
+        self._began_s = clock()
+        self._axis = TimeAxis(parts.config)
+        self._pending: list[Marker] = []
+        self._files: dict[tuple[int, int, int], dict[str, str | None]] = {}
+        self._told_disk = threading.Event()
+        self._stimuli: dict[tuple[int, int], Stimulus] = {}
+        self._attempt = self._new_attempt(0)
+        for fault in parts.memory.faults:
+            self.tally.fault(fault)
+        self._bring_level()
+        self._answering = open_answering(self._on_event, self._on_answer)
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the run is over, None while it is not."""
+        return self.parts.arrivals.ending
+
+    def step(self, timeout_s: float | None = None) -> None:
+        """Wait for at most `timeout_s`, a quarter of the pace if None, and act on what has come.
+
+        Raises
+        ------
+        InputError
+            The first volume shows that the run was set up wrongly: its TR, or where it lies.
+        """
+        wait_s = _WAIT_TRS * self.parts.config.pace_s if timeout_s is None else timeout_s
+        if self.parts.markers:
+            self._pending += self.parts.markers.poll()
+        for arrival in self.parts.arrivals.step(wait_s):
+            self._take_markers()
+            if isinstance(arrival, Fault):
+                self._fault(arrival)
+            else:
+                self._frame(arrival)
+        self._take_markers()
+        self._watch_disk()
+        if self.ending:
+            for due in self._attempt.schedule.rest():
+                self._close(due, self._clock(), catching_up=False)
+
+    def finish(self) -> None:
+        """Wait for the last answers; to be called once, when the run is over."""
+        self._answering.close(_DRAIN_S)
+        self._watch_disk()
+
+    def abandon(self) -> None:
+        """End the thread that decodes; what it has not answered stays open."""
+        self._answering.abandon()
+
+    def _new_attempt(self, number: int) -> Attempt:
+        parts = self.parts
+        attempt = Attempt(number, parts.config, parts.intake, parts.scale)
+        attempt.add(parts.stimuli, parts.wanted)
+        attempt.add(parts.memory.stimuli(number))
+        for trial, stimulus in enumerate(attempt.stimuli):
+            self._stimuli[number, trial] = stimulus
+        if axis := parts.memory.axis(number):
+            self._axis.restore(axis)
+        return attempt
+
+    def _bring_level(self) -> None:
+        """Give out what an earlier life had answered and not written."""
+        written = {(r["attempt"], r["trial"], r["revision"]) for r in self.parts.folder.answers()}
+        for key, message in self.parts.memory.answers.items():
+            self.tally.count(f"answers {message['state']}")
+            if key not in written:
+                self._give_out(message)
+
+    def _frame(self, frame: Frame) -> None:
+        was_open = self._axis.first is not None
+        number = self._axis.number(frame)
+        if number is None:
+            self.tally.count("discarded")
+            return
+        if not was_open or number == 0:
+            self.parts.journal.append("axis", **self._axis.as_record())
+        attempt = self._attempt
+        known = self.parts.memory.volume(attempt.number, frame.number)
+        catching_up = known is not None or frame.arrived_s < self._began_s
+        try:
+            taken = attempt.take(frame, number, known)
+        except UnusableVolume as exc:
+            self._tell(FaultKind.UNUSABLE, frame.number, str(exc))
+            return
+        if known is None:
+            self.parts.journal.volume(frame.number, "taken", **taken.as_record())
+        if not taken.registered:
+            self._tell(FaultKind.UNREGISTERED, frame.number, "its place is that of the one before")
+        latency_s = self._clock() - frame.arrived_s
+        if not catching_up:
+            self.tally.latency("volume", latency_s)
+        self.tally.count("spikes", int(taken.spike))
+        self.tally.count("volumes")
+        self._show(frame, taken, latency_s)
+        for due in attempt.schedule.reach(number):
+            self._close(due, frame.arrived_s, catching_up)
+        if catching_up:
+            self._answering.wait(_DRAIN_S, most=_CATCHING_UP)
+
+    def _close(self, due: Due, closed_s: float, catching_up: bool) -> None:
+        """Submit an answer, unless an earlier life has given it."""
+        attempt, config = self._attempt, self.parts.config
+        given = (attempt.number, due.trial, due.revision) in self.parts.memory.answers
+        began_s = self._clock()
+        lacks, signal, notes = "", 0.0, ()
+        tokens = np.zeros((0, 0), np.float32)
+        try:
+            closed = attempt.close(due)  # what was answered before still enters the statistics
+            tokens, signal, notes = closed.tokens, closed.signal, closed.notes
+        except InputError as exc:
+            lacks = str(exc)
+        if given:
+            return
+        self.tally.latency("beta", self._clock() - began_s)
+        deadline_s = None if catching_up else closed_s + config.budget_s
+        job = Job(
+            attempt=attempt.number,
+            trial=due.trial,
+            revision=due.revision,
+            tokens=tokens,
+            signal=signal,
+            closed_s=closed_s,
+            deadline_s=deadline_s,
+            notes=notes,
+        )
+        if lacks:
+            self._on_answer(Answer(job=job, state=AnswerState.IMPOSSIBLE, degraded=[lacks]))
+            return
+        self.parts.journal.trial(
+            due.trial, due.revision, "closed", attempt=attempt.number, signal=round(signal, 6)
+        )
+        self._answering.submit(job)
+
+    def _fault(self, fault: Fault) -> None:
+        """Tell a fault, and do what it asks for."""
+        if fault.kind is FaultKind.WRONG_TR and self.tally.of("volumes") == 0:
+            raise InputError(f"the first volume does not fit: {fault.detail}; correct '--tr'")
+        if fault.kind is FaultKind.RESTART:
+            self._restart(fault)
+        elif fault.kind is FaultKind.SHORT and fault.number is not None:
+            if self._axis.first is not None:
+                self._attempt.spoil(fault.number - self._axis.first)
+        if not self.parts.memory.knows(fault, self._attempt.number):
+            self.tally.fault(fault)
+            message = fault_message(fault, self._attempt.number)
+            self.parts.journal.append(
+                "fault", **{"fault" if k == "kind" else k: v for k, v in message.items()}
+            )
+            self.parts.sinks.put(message)
+            self.progress.fault = fault
+
+    def _restart(self, fault: Fault) -> None:
+        number = self._attempt.number + 1
+        if not self.parts.memory.attempts > number:
+            self.parts.journal.append("restart", attempt=number, series=fault.series)
+        self._axis.begin()
+        self._attempt = self._new_attempt(number)
+        self.progress.newest = -1
+
+    def _tell(self, kind: FaultKind, number: int | None, detail: str) -> None:
+        self._fault(Fault(kind=kind, number=number, detail=detail, seen_s=self._clock()))
+
+    def _take_markers(self) -> None:
+        """Markers whose time in the run is known become trials."""
+        config = self.parts.config
+        waiting, self._pending = self._pending, []
+        for marker in waiting:
+            if config.trigger is not None and marker.text.strip() == config.trigger:
+                self._axis.trigger(marker.at_s)
+                continue
+            onset_s = self._axis.onset_s(marker.at_s)
+            if onset_s is None:
+                self._pending.append(marker)
+                continue
+            stimulus = read_marker(marker.text, config.marker_duration_s)
+            if stimulus is not None and onset_s >= 0:
+                self._add_live(
+                    Stimulus(onset_s=onset_s, duration_s=stimulus.duration_s, name=stimulus.name)
+                )
+
+    def _add_live(self, stimulus: Stimulus) -> None:
+        attempt = self._attempt
+        try:
+            attempt.add([stimulus])
+        except InputError as exc:
+            self._tell(FaultKind.LATE_MARKER, None, str(exc))
+            return
+        self._stimuli[attempt.number, len(attempt.stimuli) - 1] = stimulus
+        self.parts.journal.append(
+            "event",
+            attempt=attempt.number,
+            onset_s=stimulus.onset_s,
+            duration_s=stimulus.duration_s,
+            name=stimulus.name,
+        )
+
+    def _watch_disk(self) -> None:
+        """Once something cannot be written, write nothing more and say so once."""
+        parts = self.parts
+        trouble = parts.folder.trouble or parts.journal.trouble or parts.record.report().trouble
+        if trouble and not self._told_disk.is_set():
+            self._told_disk.set()
+            parts.folder.trouble = trouble
+            self._tell(FaultKind.DISK, None, f"{trouble}; decoding goes on, nothing is written")
+
+    def _on_event(self, job: Job, event: Event) -> None:
+        """On the thread that decodes: what can be shown before the answer is complete."""
+        open_gate = self.parts.config.gate is None
+        if isinstance(event, Preview | Image):
+            kind = "preview" if isinstance(event, Preview) else "image"
+            provenance: Mapping[str, object] = {"kind": kind, **about(job)}
+            path = self.parts.folder.picture(file_name(job, kind), event.image, provenance)
+            files = self._files.setdefault((job.attempt, job.trial, job.revision), {})
+            files[kind] = path
+            if kind == "preview" and open_gate:
+                self.parts.sinks.put({"event": "preview", **about(job), "preview": path})
+        elif isinstance(event, Token) and open_gate:
+            self.parts.sinks.put(
+                {"event": "token", **about(job), "task": event.task, "text": event.text}
+            )
+
+    def _on_answer(self, answer: Answer) -> None:
+        """On the thread that decodes: an answer is complete, or will never be."""
+        job = answer.job
+        files = self._files.pop((job.attempt, job.trial, job.revision), {})
+        stimulus = self._stimuli[job.attempt, job.trial]
+        message = answer_message(answer, stimulus, files, self.parts.config.gate)
+        self.parts.journal.append("answer", message=message)
+        self.tally.count(f"answers {answer.state}")
+        self.tally.count("answers withheld", int(bool(message.get("withheld"))))
+        if job.deadline_s is not None:
+            self.tally.count("missed deadlines", int(answer.missed))
+            for stage, seconds in answer.latency_s.items():
+                self.tally.latency(f"answer {stage}", seconds)
+        self._give_out(message)
+
+    def _give_out(self, message: dict[str, Any]) -> None:
+        self.parts.record.put(json.dumps(message, ensure_ascii=False, allow_nan=False))
+        self.parts.sinks.put(feedback(message))
+        self.progress.latest = message
+
+    def _show(self, frame: Frame, taken: Taken, latency_s: float) -> None:
+        progress = self.progress
+        progress.received += 1
+        progress.newest = max(progress.newest, frame.number)
+        progress.last_arrived_s = frame.arrived_s
+        progress.taken, progress.latency_s = taken, latency_s
