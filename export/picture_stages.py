@@ -22,6 +22,7 @@ from .parity import Arrays
 from .schedules import schedule_tables
 from .settings import DiffusionSettings
 from .stages import StageReports
+from .time_table import time_table
 from .to_onnx import PromptEncoder, UNetStep, VAEDecoder
 from .torch_chain import TorchChain
 from .torch_diffusion import TorchDiffusion
@@ -55,14 +56,14 @@ def write_diffusion(
         run once a picture at most and stay float32.
     """
     tables = schedule_tables(chain.checkpoint.scheduler, settings.skip)
-    arrays: dict[str, NDArray[Any]] = chain.diffusion.conditioning | tables
-    np.savez_compressed(folder / "diffusion.npz", allow_pickle=False, **arrays)
     stage = _PictureStages(chain.diffusion, folder, encoded, settings, reports, precision)
     pictures = stage.write_vae()
     stage.write_preview_decoder()
     stage.write_image_encoder(pictures)
     stage.write_prompt_encoder()
-    stage.write_unet(tables)
+    times = stage.write_unet(tables)
+    arrays: dict[str, NDArray[Any]] = chain.diffusion.conditioning | tables | times
+    np.savez_compressed(folder / "diffusion.npz", allow_pickle=False, **arrays)
 
 
 class _PictureStages:
@@ -140,17 +141,18 @@ class _PictureStages:
         self._reports.pictures["image_encoder"] = "image_encoder.onnx"
         self._diffusion.release("image_encoder")
 
-    def write_unet(self, tables: dict[str, Float]) -> None:
+    def write_unet(self, tables: dict[str, Float]) -> dict[str, Float]:
         """unet.onnx, compared at the first, a middle and the last timestep of the default schedule
-        with the U-Net as diffusers calls it.
+        with the U-Net as diffusers calls it; returns its `time_table`.
         """
         diffusion, settings = self._diffusion, self._settings
         batch = 2 if settings.guidance > 1 else 1
         start, clip_noise, _ = diffusion.noise(SEED)
         labels = diffusion.class_labels(self._encoded["clip"], clip_noise[None])
+        table = time_table(diffusion.unet, tables)
         inputs: dict[str, Float] = {
             "sample": np.repeat(diffusion.mixed(self._encoded["latent"], start), batch, 0),
-            "timestep": np.zeros(1, np.float32),
+            "time": table["time_embeddings"][:1],
             "states": np.repeat(diffusion.keys_values([PROMPT]), batch, 0),
             "class_labels": np.repeat(labels, batch, 0),
         }
@@ -165,11 +167,13 @@ class _PictureStages:
                     encoder_hidden_states=plain,
                     class_labels=torch.from_numpy(inputs["class_labels"]),
                 ).sample
-            feed = inputs | {"timestep": np.array([time], np.float32)}
+            row = np.flatnonzero(table["times"] == time)
+            feed = inputs | {"time": table["time_embeddings"][row]}
             trials.append((feed, {"out": out.numpy()}))
         diffusion.release("text_encoder")
         self._write("unet", UNetStep(diffusion.unet), "out", trials, self._precision)
         diffusion.release("unet")
+        return table
 
     def write_prompt_encoder(self) -> None:
         """prompt_encoder.onnx and prompt_tokenizer.json."""

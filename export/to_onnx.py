@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .cross_attention import projections, take_keys_values
 from .half_weights import halve_weights
+from .time_table import take_time_embedding
 
 OPSET = 20
 _SINGLE_FILE_BYTES = 1_800_000_000  # protobuf ends at 2 GiB
@@ -44,22 +45,22 @@ class PromptEncoder(nn.Module):
 class UNetStep(nn.Module):
     """One evaluation of the U-Net; what is done with its output stands in the schedule tables.
 
-    Changes the model in place: its cross-attentions take keys and values from the prompt encoder.
+    Changes the model in place: its cross-attentions take keys and values from the prompt encoder,
+    and time comes as a row of `time_table`.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         take_keys_values(model)
+        take_time_embedding(model)
         self.model = model
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor, states: Tensor, class_labels: Tensor
-    ) -> Tensor:
-        """(B, 4, h, w), (1,), (B, L, W), (B, 2 D) float32 -> (B, 4, h, w) float32; B is 2 with
+    def forward(self, sample: Tensor, time: Tensor, states: Tensor, class_labels: Tensor) -> Tensor:
+        """(B, 4, h, w), (1, E), (B, L, W), (B, 2 D) float32 -> (B, 4, h, w) float32; B is 2 with
         guidance."""
         return self.model(
             sample,
-            timestep,
+            time,
             encoder_hidden_states=states,
             class_labels=class_labels,
             return_dict=False,

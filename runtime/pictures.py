@@ -92,7 +92,7 @@ def _check(engines: Mapping[str, Engine], spec: DiffusionSpec, encoder: EncoderS
     batch = 2 if spec.guidance > 1 else 1
     clip = encoder.outputs["clip"].shape[1]
     latent = spec.latent_shape
-    timestep = engines["unet"].inputs.get("timestep", TensorSpec(shape=(), dtype="float32")).dtype
+    time = engines["unet"].inputs.get("time", _float(1, 0)).shape[-1]
     check_contract(
         engines["prompt_encoder"],
         {"input_ids": TensorSpec(shape=(1, length), dtype="int64")},
@@ -102,7 +102,7 @@ def _check(engines: Mapping[str, Engine], spec: DiffusionSpec, encoder: EncoderS
         engines["unet"],
         {
             "sample": _float(batch, *latent),
-            "timestep": TensorSpec(shape=(1,), dtype="int64" if timestep == "int64" else "float32"),
+            "time": _float(1, time),
             "states": _float(batch, length, width),
             "class_labels": _float(batch, 2 * clip),
         },

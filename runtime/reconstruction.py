@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from .engine import Engine
 from .errors import BundleError, InputError, ScansideError
 from .manifest import DiffusionSpec
-from .schedule import Schedule
+from .schedule import Schedule, time_rows
 
 Floats = NDArray[np.float32]
 _CONDITIONING = ("clip_scale", "clip_shift", "clip_noise", "level_embedding")
+_TIME = ("times", "time_embeddings")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +57,13 @@ class Reconstruction:
     Parameters
     ----------
     unet : Engine
-        sample (B, 4, h, w), timestep (1,), states (B, L, W), class_labels (B, 2 D) -> out (B, 4, h,
+        sample (B, 4, h, w), time (1, E), states (B, L, W), class_labels (B, 2 D) -> out (B, 4, h,
         w); B is 2 with guidance, else 1.
     vae : Engine
         latent (1, 4, h, w) -> image (1, 3, H, W) in [-1, 1].
     spec : DiffusionSpec
     arrays : mapping
-        Conditioning and tables of diffusion.npz.
+        Conditioning, schedules and embeddings of time of diffusion.npz.
     empty_states : (1, L, W) float32
         Keys and values of no text for every cross-attention of the U-Net, side by side; the other
         half of guidance.
@@ -72,7 +73,7 @@ class Reconstruction:
     Raises
     ------
     BundleError
-        A table or a conditioning array is missing.
+        A table or a conditioning array is missing, or they do not fit together.
     """
 
     def __init__(
@@ -90,17 +91,23 @@ class Reconstruction:
         self._spec = spec
         self._arrays = arrays
         self._empty = empty_states
-        self._timestep_type = unet.inputs["timestep"].dtype
         tables = [f"{n}_{k}" for n, steps in spec.schedules.items() for k in steps]
-        missing = [name for name in (*_CONDITIONING, *tables) if name not in arrays]
+        missing = [name for name in (*_CONDITIONING, *_TIME, *tables) if name not in arrays]
         if missing:
             raise BundleError(
                 f"{spec.arrays} lacks {', '.join(missing[:5])}; export the bundle again"
             )
         try:
             self._schedules = {name: Schedule.unpack(arrays[name]) for name in tables}
+            times, embeddings = (arrays[name] for name in _TIME)
+            self._time = time_rows(times, embeddings, self._schedules)
         except ValueError as exc:
             raise BundleError(f"{spec.arrays}: {exc}; export the bundle again") from exc
+        if embeddings.shape[1:] != unet.inputs["time"].shape[1:]:
+            raise BundleError(
+                f"{spec.arrays} embeds time in {embeddings.shape[1]} numbers, {spec.unet} takes "
+                f"{unet.inputs['time'].shape[1]}; export the bundle again"
+            )
 
     @property
     def schedule(self) -> str:
@@ -212,7 +219,8 @@ class Reconstruction:
         conditions = self._guided(condition.states, self._class_labels(condition.clip, rng))
         for k in range(steps):
             x = (plan.inputs[k] @ met).reshape(shape)
-            met[1 + k] = self._predict(x, float(plan.timesteps[k]), conditions).ravel()
+            time = self._time[float(plan.timesteps[k])]
+            met[1 + k] = self._predict(x, time, conditions).ravel()
             last = k == steps - 1
             with np.errstate(invalid="ignore", over="ignore"):  # is looked at right below
                 latent = (plan.final if last else plan.guesses[k]) @ met
@@ -243,11 +251,11 @@ class Reconstruction:
             labels = np.concatenate([np.zeros_like(labels), labels])
         return {"states": states, "class_labels": labels}
 
-    def _predict(self, x: Floats, timestep: float, conditions: Mapping[str, Floats]) -> Floats:
+    def _predict(self, x: Floats, time: Floats, conditions: Mapping[str, Floats]) -> Floats:
         guidance = self._spec.guidance
         feeds = {
             "sample": np.concatenate([x, x]) if guidance > 1 else x,
-            "timestep": np.array([timestep], self._timestep_type),
+            "time": time,
             **conditions,
         }
         out: Floats = self._unet.run(feeds)["out"]

@@ -12,6 +12,7 @@ with met = (s, o_1 .. o_n), followed by (noise_1 .. noise_n) where the sampler d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,3 +64,37 @@ class Schedule:
             guesses=packed[steps:-1, 1:],
             final=packed[-1, 1:],
         )
+
+
+def time_rows(
+    times: Floats, embeddings: Floats, schedules: Mapping[str, Schedule]
+) -> dict[float, Floats]:
+    """What the U-Net is told at each timestep.
+
+    Parameters
+    ----------
+    times : (T,) float32
+        Timesteps.
+    embeddings : (T, E) float32
+        The U-Net's embedding of each.
+    schedules : mapping
+        All that are to run.
+
+    Returns
+    -------
+    rows : dict
+        (1, E) float32 by timestep.
+
+    Raises
+    ------
+    ValueError
+        Another number of embeddings, or none for a timestep of a schedule.
+    """
+    if embeddings.ndim != 2 or len(embeddings) != len(times):
+        raise ValueError(f"{len(times)} timesteps have embeddings of shape {embeddings.shape}")
+    rows = {float(time): row[None] for time, row in zip(times, embeddings, strict=True)}
+    for name, schedule in schedules.items():
+        for time in schedule.timesteps.tolist():
+            if time not in rows:
+                raise ValueError(f"timestep {time:g} of {name} has no embedding")
+    return rows

@@ -148,7 +148,7 @@ def test_the_graphs_and_tables_alone_give_the_golden_picture(
             tiny_bundle,
             "unet",
             sample=np.tensordot(row[1 : 1 + len(met)], np.stack(met), 1).astype(np.float32),
-            timestep=row[:1],
+            time=arrays["time_embeddings"][arrays["times"] == row[0]],
             states=golden["states"],
             class_labels=labels,
         )

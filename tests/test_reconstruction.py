@@ -227,3 +227,32 @@ def test_a_missing_table_is_refused(bundle: Bundle, pictures: Pictures):
     unet = FakeEngine(pictures.reconstruction._unet.inputs, dict)
     with pytest.raises(BundleError, match="diffusion.npz lacks ddim_4; export"):
         Reconstruction(unet, unet, spec, arrays, pictures.prompt.empty)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda arrays: arrays.pop("time_embeddings"), "lacks time_embeddings"),
+        (
+            lambda arrays: arrays.update(times=arrays["times"] + 0.5),
+            "timestep [0-9]+ of .* has no embedding",
+        ),
+        (
+            lambda arrays: arrays.update(time_embeddings=arrays["time_embeddings"][1:]),
+            "timesteps have embeddings of shape",
+        ),
+        (
+            lambda arrays: arrays.update(time_embeddings=arrays["time_embeddings"][:, 1:]),
+            "embeds time in [0-9]+ numbers, unet.onnx takes",
+        ),
+    ],
+)
+def test_embeddings_of_time_that_do_not_fit_are_refused(
+    bundle: Bundle, pictures: Pictures, change, said: str
+):
+    spec = bundle.manifest.diffusion
+    arrays = bundle.arrays(spec.arrays)
+    change(arrays)
+    unet = FakeEngine(pictures.reconstruction._unet.inputs, dict)
+    with pytest.raises(BundleError, match=f"diffusion.npz.*{said}.*; export the bundle again"):
+        Reconstruction(unet, unet, spec, arrays, pictures.prompt.empty)

@@ -25,7 +25,7 @@ GRAPHS = {
     "unet": (
         {
             "sample": [1, 4, 8, 8],
-            "timestep": [1],
+            "time": [1, 128],
             "states": [1, 24, 320],
             "class_labels": [1, 48],
         },
