@@ -8,10 +8,8 @@ from dataclasses import asdict
 
 from ..bundle import Bundle
 from ..devices import stage_devices
-from ..errors import BundleError
-from ..golden import Check, golden_checks
-from ..kernels import open_kernels
-from ..stages import open_stages
+from ..golden import Check
+from ..verification import verify
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,17 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Print a table; 0 if everything agrees, 1 if not."""
     devices = stage_devices(args.device)
     bundle = Bundle.open(args.bundle, always_hash=True)
-    golden = bundle.manifest.golden
-    if golden is None:
-        raise BundleError(f"{bundle.root} has no golden outputs to compare with; export it again")
-    files = f"{len(bundle.manifest.files)} files"
-    checks = [Check(what="hashes", passed=True, measured=f"{files} unchanged", allowed=files)]
-    checks += _kernel_checks(bundle)
-    stages = open_stages(bundle, devices, args.threads)
-    try:
-        checks += golden_checks(bundle, stages, golden)
-    finally:
-        stages.close()
+    checks = verify(bundle, devices, args.threads)
     passed = all(check.passed for check in checks)
     if args.json:
         document = {
@@ -53,19 +41,6 @@ def run(args: argparse.Namespace) -> int:
         print(_table(checks))
         print(f"{bundle.manifest.name} {bundle.sha256[:12]}: {'verified' if passed else 'FAILED'}")
     return 0 if passed else 1
-
-
-def _kernel_checks(bundle: Bundle) -> list[Check]:
-    """Whether every binary is the one that its launch contract was written for."""
-    kernels = open_kernels(bundle)
-    if kernels is None:
-        return []
-    try:
-        measured = f"{kernels.check()} binaries unchanged"
-    except ValueError as exc:
-        raise BundleError(str(exc)) from exc
-    wanted = len(kernels.targets) * len(kernels.document["variants"])
-    return [Check(what="kernels", passed=True, measured=measured, allowed=f"{wanted} binaries")]
 
 
 def _table(checks: list[Check]) -> str:
