@@ -51,10 +51,11 @@ def export_bundle(
         The bundle's folder; must not exist or be empty.
     targets : sequence of {"cpu"}
         What to build for.
-    precision : {"fp32", "fp16"}
+    precision : {"fp32", "fp16", "int8"}
         Arithmetic of the encoder, the U-Net and the decoders. With fp16 a node stays float32 where
         the numbers of real inputs forbid half precision; the manifest lists which, and why. Weights
-        that are exact in half precision are stored so in any case.
+        that are exact in half precision are stored so in any case. With int8 products with weights
+        are taken in 8 bits, on a CPU.
     quantize : str
         Type of the language model's matrices: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m.
     diffusion : DiffusionSettings, optional

@@ -12,17 +12,20 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from .eight_bits import to_eight_bits
 from .half_precision import emulate_half, plan_half, to_half
 from .parity import Arrays, Parity, compare_graph
 from .ranges import largest_values
 from .to_onnx import export_graph, save_graph
 
-Precision: TypeAlias = Literal["fp32", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 RELATIVE_FP16 = 1e-2
 """Half precision rounds by 5e-4 of a number at most; this leaves room for twenty such errors that
 all point the same way."""
+RELATIVE_INT8 = 1e-1
+"""Eight bits round by 2e-3 of the largest number; this leaves room for fifty such errors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +58,10 @@ def compile_graph(
         The `.onnx` file.
     trials : sequence of (inputs, expected)
         Real inputs by name, with PyTorch's outputs; shapes are taken from the first.
-    precision : {"fp32", "fp16"}
+    precision : {"fp32", "fp16", "int8"}
         With fp16 the same inputs decide which nodes stay float32, and the comparison is made twice:
-        with every rounding of half precision, and with the file as ONNX Runtime's CPU runs it.
+        with every rounding of half precision, and with the file as ONNX Runtime's CPU runs it. With
+        int8 products with weights are taken in 8 bits.
 
     Raises
     ------
@@ -68,6 +72,10 @@ def compile_graph(
     export_graph(module, example, outputs, path)
     parity = compare_graph(path, trials)
     if precision == "fp32":
+        return Compiled(parity=parity, precision=precision, ranges=None)
+    if precision == "int8":
+        to_eight_bits(path)
+        parity = compare_graph(path, trials, RELATIVE_INT8)
         return Compiled(parity=parity, precision=precision, ranges=None)
     ranges = largest_values(path, [inputs for inputs, _ in trials])
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".half-") as scratch:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ..runtime.errors import CheckpointError
 from .checkpoint import Checkpoint
+from .compile_graph import Precision
 from .torch_chain import TorchChain
 from .torch_tokens import volume_tokens
 
@@ -52,6 +53,17 @@ _HALF = {
     "image": 5e-2,
 }
 """What half precision makes of them, by `compile_graph.RELATIVE_FP16`."""
+_EIGHT_BITS = {
+    "clip": 1e-1,
+    "latent": 1e-1,
+    "prefix": 1e-1,
+    "preview": 1e-1,
+    "tiny_preview": 1e-1,
+    "image_latent": 2e-1,
+    "image": 2e-1,
+}
+"""The same for 8 bits, by `compile_graph.RELATIVE_INT8`."""
+_LOOSER: dict[Precision, dict[str, float]] = {"fp32": {}, "fp16": _HALF, "int8": _EIGHT_BITS}
 
 
 def golden_volume(checkpoint: Checkpoint, path: Path) -> nib.Nifti1Image:
@@ -130,7 +142,7 @@ def picture_golden(
 
 
 def golden_entry(
-    texts: dict[str, str], steps: int, schedule: str, precision: str
+    texts: dict[str, str], steps: int, schedule: str, precision: Precision
 ) -> dict[str, Any]:
     """The manifest's `golden` section."""
     return {
@@ -141,5 +153,5 @@ def golden_entry(
         "seed": SEED,
         "steps": steps,
         "schedule": schedule,
-        "tolerance": TOLERANCE | (_HALF if precision == "fp16" else {}),
+        "tolerance": TOLERANCE | _LOOSER[precision],
     }

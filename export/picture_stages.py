@@ -51,7 +51,7 @@ def write_diffusion(
     settings : DiffusionSettings
     reports : StageReports
         Told what was written, and how far it is from PyTorch.
-    precision : {"fp32", "fp16"}
+    precision : {"fp32", "fp16", "int8"}
         Of the U-Net, the VAE decoder and the tiny decoder. The prompt encoder and the image encoder
         run once a picture at most and stay float32.
     """

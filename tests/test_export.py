@@ -484,7 +484,7 @@ def test_a_target_that_holds_something_is_refused(tiny_checkpoint: Path, tmp_pat
     ("arguments", "message"),
     [
         ({"targets": ["abacus"]}, "'targets' must be of cpu; got 'abacus'"),
-        ({"precision": "fp8"}, "'precision' must be of fp32, fp16; got 'fp8'"),
+        ({"precision": "fp8"}, "'precision' must be of fp32, fp16, int8; got 'fp8'"),
         ({"quantize": "q3"}, "'quantize' must be one of f32"),
     ],
 )
