@@ -9,9 +9,12 @@ from pathlib import Path
 
 from ..decoder import Decoder
 from ..realtime.model_place import Placing
+from ..realtime.preflight import preflight
 from ..realtime.run import Run
 from ..realtime.run_setup import RunRequest, complete_config
+from ..realtime.session_config import SessionConfig
 from ..realtime.summary import readable
+from ..realtime.view import View
 from .decode import task_names
 
 
@@ -135,6 +138,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         help="where feedback goes besides; may be repeated",
     )
     add("--gate", type=float, metavar="X", help="withhold feedback of less confidence, 0 to 1")
+    add("--check", action="store_true", help="only check whether the run could begin, and say so")
     add("--json", action="store_true", help="print the summary as one JSON object")
 
 
@@ -177,7 +181,22 @@ def run(args: argparse.Namespace) -> int:
         },
     )
     with Decoder.open(args.bundle, args.device, args.threads) as decoder:
-        summary = Run(decoder, request, config).play()
+        if args.check:
+            return _check(decoder, request, config, as_json=args.json)
+        summary = Run(decoder, request, config).play(View())
     print(json.dumps(summary, ensure_ascii=False) if args.json else readable(summary))
     sys.stdout.flush()
     return 0
+
+
+def _check(decoder: Decoder, request: RunRequest, config: SessionConfig, *, as_json: bool) -> int:
+    """One line for each thing that a run needs; 0 if all of them are fine."""
+    fine, found = True, dict[str, dict[str, object]]()
+    for check in preflight(decoder, request, config):
+        fine = fine and check.fine
+        found[check.name] = {"fine": check.fine, "found": check.found}
+        if not as_json:
+            print(check, flush=True)
+    if as_json:
+        print(json.dumps({"fine": fine, "checks": found}, ensure_ascii=False))
+    return 0 if fine else 1

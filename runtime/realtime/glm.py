@@ -25,13 +25,17 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .autoregression import Prewhitened
 from .basis import orthonormal_nuisance, trial_basis
-from .cross_products import CrossProducts
+from .cross_products import CrossProducts, Grams
 from .design import Event, Regressors
 from .drift import Drift
 from .hrf import Response
+from .motion import RADIUS_MM
 from .noise_components import NoiseComponents
 
 MOTION = 6
+STILL_MM = 0.05
+"""A parameter of motion that spreads less than this over the run is no regressor; angles count on
+a sphere of 50 mm."""
 _SLOTS = 8
 """Trials for which there is room at first; for more of them the sums grow once."""
 
@@ -262,7 +266,7 @@ class StreamingGlm:
                 f"first volume on, until {self.config.open_s:g} s after its onset ('open_s')"
             )
         grams = self._sums.grams()
-        blocks = [self._drift[:1], self._drift[1:], self._motion, self._noise]
+        blocks = [self._drift[:1], self._drift[1:], self._moving(grams), self._noise]
         most = max(grams.volumes // self.config.volumes_per_column, 1)
         nuisance = orthonormal_nuisance(grams.now, blocks, most)
         basis = trial_basis(grams.now, nuisance, column, self._every)
@@ -309,6 +313,17 @@ class StreamingGlm:
             raise InputError("'motion' must be six parameters, or the configuration without motion")
         if self._noise and noise is None:
             raise InputError("'noise' must be the voxels outside the mask, or 'noise_components' 0")
+
+    def _moving(self, grams: Grams) -> list[int]:
+        """Columns of motion that is more than the error of its estimate: below that they follow
+        what registration mistakes for motion, and that is the activity itself."""
+        if not self._motion or grams.volumes < 1:
+            return []
+        constant = self._drift[0]
+        mean = grams.now[self._motion, constant] / grams.volumes
+        squares = np.diag(grams.now)[self._motion] / grams.volumes
+        spread_mm = np.sqrt(np.maximum(squares - mean**2, 0)) * ([1.0] * 3 + [RADIUS_MM] * 3)
+        return [column for column, mm in zip(self._motion, spread_mm, strict=True) if mm > STILL_MM]
 
     def _begin(self, frame: int) -> None:
         """Open the trials that have begun by a volume."""

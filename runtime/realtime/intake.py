@@ -153,8 +153,9 @@ class Intake:
         place = self._place
         taken = self._align(place, volume, number, known)
         matrix = source_matrix(volume.affine, taken.matrix, place.model_to_world)
-        scaling = {"slope": volume.slope, "inter": volume.inter}
-        tokens = self._resample(volume.data, model_to_source=matrix, **scaling)
+        tokens = self._resample(
+            volume.data, model_to_source=matrix, slope=volume.slope, inter=volume.inter
+        )
         values = np.take(tokens, self.elements)
         if not np.isfinite(values).all():
             raise UnusableVolume("its values become infinite with its slope and intercept")
@@ -168,7 +169,9 @@ class Intake:
             )
         to_voxel = np.linalg.inv(volume.affine) @ taken.matrix
         points = place.noise_mm @ to_voxel[:3, :3].T + to_voxel[:3, 3]
-        noise = sample_volume(volume.data, points, threads=self._threads, **scaling)
+        noise = sample_volume(
+            volume.data, points, slope=volume.slope, inter=volume.inter, threads=self._threads
+        )
         in_time = glm.add_volume(
             number, values, motion=taken.parameters, noise=noise, spike=taken.spike
         )

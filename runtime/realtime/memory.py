@@ -26,6 +26,7 @@ class Memory:
         self.answers: dict[tuple[int, int, int], dict[str, Any]] = {}
         """Messages of the answers that were given, by attempt, trial and revision."""
         self.faults: list[Fault] = []
+        self._resumed = False
         self.lives = 0
         """How often the run was taken up again."""
         self.reached = 0
@@ -35,12 +36,13 @@ class Memory:
         self._axes: dict[int, dict[str, Any]] = {}
         self._told: set[tuple[int, str, int | None, str | None]] = set()
         for record in records:
+            self._resumed = True
             self._take(record)
 
     @property
     def resumed(self) -> bool:
         """Whether there was an earlier life at all."""
-        return bool(self._volumes or self.answers or self.faults)
+        return self._resumed
 
     def volume(self, attempt: int, number: int) -> Record | None:
         """What was found about a volume; asked for once."""

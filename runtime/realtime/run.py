@@ -75,7 +75,10 @@ class Run:
     ) -> None:
         self.decoder, self.request, self.config = decoder, request, config
         self._clock = clock
-        make_source = source or (lambda memory: open_source(request, config, memory, clock))
+
+        def make_source(memory: Memory) -> Source:
+            return source(memory) if source else open_source(request, config, memory, clock)
+
         self.folder = RunFolder(request.out)
         stimuli, wanted = read_stimuli(request, config)
         for sink in request.sinks:

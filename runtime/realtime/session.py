@@ -130,6 +130,11 @@ class Session:
         """Why the run is over, None while it is not."""
         return self.parts.arrivals.ending
 
+    @property
+    def attempt(self) -> int:
+        """How many attempts at the run were broken off before this one."""
+        return self._attempt.number
+
     def step(self, timeout_s: float | None = None) -> None:
         """Wait for at most `timeout_s`, a quarter of the pace if None, and act on what has come.
 

@@ -1,8 +1,9 @@
 """A run of the reference world: a head in a scanner, in which the shipped trials happen again.
 
-Each event plays one of the shipped activity maps, stretched over the run's grid as the bundle
-stretches a volume over its own: through the blood's response, on a head with drift, noise that
-follows itself (AR(1)) and motion. What went in is known. It is a test kit and no brain.
+Each event plays one of the shipped activity maps, where the model reads it, stretched over the
+run's grid as the bundle stretches a volume over its own: through the blood's response, on a head
+with drift, noise that follows itself (AR(1)) and motion. What went in is known. It is a test kit
+and no brain.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels import resize_matrix, sample_volume
-from ..bundle import REFERENCE
+from ...kernels import Geometry, resize_matrix, sample_volume
+from ..bundle import REFERENCE, Bundle
 from ..demo.trials import Trial, read_trials
 from ..errors import InputError
 from ..volume import load_volume
@@ -41,7 +42,7 @@ class Simulation:
     volumes: int = 200
     tr_s: float = 1.6
     gap_s: float = 12.0
-    """Seconds between two onsets."""
+    """Seconds between two onsets, give or take a quarter."""
     noise_percent: float = 0.5
     """Standard deviation of the noise of each voxel."""
     correlation: float = 0.3
@@ -83,19 +84,19 @@ class SimulatedRun:
         self.affine = _affine(config)
         shipped = read_trials(REFERENCE.parent / "trials")
         chosen = [t for t in shipped if not config.trials or t.name in config.trials]
-        run_s = config.volumes * config.tr_s
-        count = max(1, math.floor((run_s - 2 * config.tr_s) / config.gap_s))
-        self.truths: list[Trial] = [chosen[i % len(chosen)] for i in range(count)]
+        onsets = _onsets(config)
+        self.truths: list[Trial] = [chosen[i % len(chosen)] for i in range(len(onsets))]
         self.stimuli = [
-            Stimulus(
-                onset_s=round(2 * config.tr_s + i * config.gap_s, 3),
-                duration_s=EVENT_S,
-                name=truth.name,
-            )
-            for i, truth in enumerate(self.truths)
+            Stimulus(onset_s=onset, duration_s=EVENT_S, name=truth.name)
+            for onset, truth in zip(onsets, self.truths, strict=True)
         ]
         self.head = _head(config)
-        self._maps = {t.name: _stretched(t, config.shape) for t in chosen}
+        read = _stretched(_read_by_model(), config.shape)
+        self._maps = {}
+        for trial in chosen:
+            volume = load_volume(trial.volume)
+            percent = np.asarray(volume.data, np.float32) * np.float32(volume.slope)
+            self._maps[trial.name] = read * _stretched(percent, config.shape)
         rng = np.random.default_rng([config.seed, 1])
         steps = rng.normal(0, 1, (config.volumes, 6)).cumsum(axis=0)
         steps -= steps[0]
@@ -184,7 +185,9 @@ def _head(config: Simulation) -> Floats:
     rng = np.random.default_rng([config.seed, 3])
     axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in config.shape]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"))  # (3, X, Y, Z)
-    radius = np.sqrt(np.square(grid / np.float32([0.92, 0.95, 0.92])[:, None, None, None]).sum(0))
+    radius = np.sqrt(
+        np.square(grid / np.array([0.92, 0.95, 0.92], np.float32)[:, None, None, None]).sum(0)
+    )
     inside = 1 / (1 + np.exp((radius - 1) / 0.04))
     structure = np.zeros(config.shape, np.float32)
     for _ in range(24):
@@ -194,12 +197,35 @@ def _head(config: Simulation) -> Floats:
     return (np.float32(BRIGHTNESS) * inside * (1 + structure)).astype(np.float32)
 
 
-def _stretched(trial: Trial, shape: tuple[int, int, int]) -> Floats:
-    """A shipped map on the run's grid, whole volume to whole volume; both are in RAS order."""
-    volume = load_volume(trial.volume)
-    x, y, z = volume.data.shape
+def _onsets(config: Simulation) -> list[float]:
+    """Seconds, to a tenth; no regular beat, which would be like drift or noise."""
+    rng = np.random.default_rng([config.seed, 4])
+    onsets: list[float] = []
+    onset = 2 * config.tr_s
+    while onset < (config.volumes - 2) * config.tr_s:
+        onsets.append(round(onset, 1))
+        onset += config.gap_s * float(rng.uniform(0.75, 1.25))
+    return onsets
+
+
+def _read_by_model() -> Floats:
+    """1 where the reference bundle reads the brain, on its model grid in RAS order."""
+    bundle = Bundle.open("reference")
+    spec = bundle.manifest.encoder
+    arrays = bundle.arrays(spec.arrays)
+    x, y, z = spec.geometry.grid
+    geometry = Geometry(
+        grid=(x, y, z), cube=spec.geometry.cube, active=arrays["active"], pad=spec.geometry.pad
+    )
+    out = np.zeros(geometry.grid, np.float32)
+    out[tuple(geometry.voxels[geometry.in_grid & (arrays["inv_std"] > 0)].T)] = 1
+    return np.ascontiguousarray(out.T)  # the model's axes are S, A, R
+
+
+def _stretched(values: Floats, shape: tuple[int, int, int]) -> Floats:
+    """A volume on the run's grid, whole to whole; both are in RAS order."""
+    x, y, z = values.shape
     to_source = resize_matrix((x, y, z), shape)
     points = np.moveaxis(np.indices(shape, dtype=np.float64), 0, -1).reshape(-1, 3)
     where = points @ to_source[:3, :3].T + to_source[:3, 3]
-    values = sample_volume(volume.data, where, slope=volume.slope, inter=volume.inter, threads=1)
-    return values.reshape(shape)
+    return sample_volume(values, where, threads=1).reshape(shape)
