@@ -5,12 +5,16 @@ PINS   := pyproject.toml constraints.txt
 NATIVE := setup.py $(wildcard kernels/*.[ch])
 PIP    := .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check
+.PHONY: demo test check soak
 demo: .venv/runtime.stamp
 	.venv/bin/scanside demo --out out/demo
 
 test: .venv/dev.stamp
 	.venv/bin/pytest
+
+# Many seeds of every fault, kills, hours of volumes: an hour on two idle cores.
+soak: .venv/dev.stamp
+	.venv/bin/python -P benchmarks/soak.py --json benchmarks/results/soak.json
 
 check: .venv/dev.stamp
 	.venv/bin/ruff check .

@@ -68,6 +68,7 @@ _FLAGS = {
     "'speed'": "--speed",
     "'tr_s'": "--tr",
     "'tasks'": "--task",
+    "'trigger'": "--trigger",
     "'top_k'": "--top-k",
     "'top_p'": "--top-p",
     "'warm_up'": "--warm-up",

@@ -1,4 +1,8 @@
-"""`scanside replay FILE --to DIR`: a recorded run, written as a scanner would, with faults."""
+"""`scanside replay FILE --to DIR`: a recorded run, written as a scanner would, with faults.
+
+FILE may be `reference:PATH`: a run of the reference world is simulated into PATH, with its events
+beside it, and played if `--to` says where.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,21 @@ from ..realtime.faults import FaultRequest, Mishap, plan_run
 from ..realtime.mosaic_writer import MosaicWriter
 from ..realtime.replay import Manner, Player
 from ..realtime.run_file import RunFile
+from ..realtime.simulated_run import SimulatedRun, Simulation
 from ..realtime.volume_writer import NiftiWriter
 
+_SIMULATED = "reference:"
 _FORMATS = ("nifti", "nifti-gz", "mosaic")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("file", metavar="FILE", help="a 4-D BOLD run, .nii or .nii.gz")
     parser.add_argument(
-        "--to", required=True, metavar="DIR", help="where files are written; new or empty"
+        "file",
+        metavar="FILE",
+        help="a 4-D BOLD run, .nii or .nii.gz; reference:FILE simulates one, and its events, first",
     )
+    parser.add_argument("--to", metavar="DIR", help="where files are written; new or empty")
     parser.add_argument(
         "--tr", type=float, metavar="SECONDS", help="repetition time (default: the file's own)"
     )
@@ -46,14 +54,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="which volumes faults fall on (default: 0)"
     )
+    simulated = parser.add_argument_group("a simulated run")
+    simulated.add_argument(
+        "--volumes", type=int, default=200, metavar="N", help="its length (default: 200)"
+    )
+    simulated.add_argument(
+        "--grid", type=_grid, default="64x64x36", metavar="XxYxZ", help="(default: 64x64x36)"
+    )
+    simulated.add_argument(
+        "--motion", type=float, default=0.5, metavar="MM", help="how far the head wanders"
+    )
+    simulated.add_argument(
+        "--noise", type=float, default=0.5, metavar="PERCENT", help="of each voxel (default: 0.5)"
+    )
+
+
+def _grid(text: str) -> tuple[int, int, int]:
+    sizes = [int(size) for size in text.split("x")]
+    if len(sizes) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 64x64x36")
+    return sizes[0], sizes[1], sizes[2]
 
 
 def run(args: argparse.Namespace) -> int:
     """Play the run; one JSON object a line says what was done."""
-    recorded = RunFile(args.file)
+    path = Path(args.file)
+    if args.file.startswith(_SIMULATED):
+        path = Path(args.file.removeprefix(_SIMULATED))
+        events = _simulate(args, path)
+        print(json.dumps({"event": "simulated", "file": str(path), "events": str(events)}))
+    if args.to is not None:
+        return _play(args, path)
+    if args.file.startswith(_SIMULATED):
+        return 0
+    raise InputError("say with --to where the run is to be written")
+
+
+def _simulate(args: argparse.Namespace, path: Path) -> Path:
+    if path.exists():
+        raise InputError(f"{path} is there already; name another file, or play it as it is")
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"{path}: a simulated run is written as .nii or .nii.gz")
+    shape = args.grid
+    voxel_mm = (192 / shape[0], 192 / shape[1], 130 / shape[2])
+    simulation = Simulation(
+        shape=shape,
+        voxel_mm=voxel_mm,
+        volumes=args.volumes,
+        tr_s=1.6 if args.tr is None else args.tr,
+        motion_mm=args.motion,
+        noise_percent=args.noise,
+        seed=args.seed,
+    )
+    return SimulatedRun(simulation).write(path)
+
+
+def _play(args: argparse.Namespace, path: Path) -> int:
+    recorded = RunFile(path)
     tr_s = args.tr if args.tr is not None else recorded.tr_s
     if tr_s is None:
-        raise InputError(f"{args.file} states no repetition time; give it with --tr SECONDS")
+        raise InputError(f"{path} states no repetition time; give it with --tr SECONDS")
     manner = Manner(tr_s=tr_s, speed=args.speed, in_place=args.in_place)
     plan = plan_run(recorded.volumes, [FaultRequest.parse(text) for text in args.fault], args.seed)
     if args.format == "mosaic":

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ..decoder import Decoder
+from ..errors import InputError
 from ..realtime.model_place import Placing
 from ..realtime.preflight import preflight
 from ..realtime.run import Run
@@ -16,6 +17,8 @@ from ..realtime.session_config import SessionConfig
 from ..realtime.summary import readable
 from ..realtime.view import View
 from .decode import task_names
+
+_STDOUT = "jsonl:-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +53,8 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         help="volumes to leave out at the beginning; onsets count from the next (default: 0)",
     )
     add("--trigger", metavar="TEXT", help="a live marker that opens the first kept volume instead")
+    add("--markers", metavar="NAME", help="LSL stream of the trigger, if events are a file")
+    add("--network", action="store_true", help="seek and offer LSL streams beyond this machine")
     add("--trial-type", action="append", default=[], metavar="NAME", help="answer only these")
     add(
         "--existing",
@@ -144,10 +149,14 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Watch the run to its end and print its summary."""
+    if args.json and _STDOUT in args.sink:
+        raise InputError(f"'sink' {_STDOUT} and --json both want standard output; leave one out")
     request = RunRequest(
         source=args.source,
         events=args.events,
         out=args.out,
+        markers=args.markers,
+        network=args.network,
         sinks=tuple(args.sink),
         trial_types=tuple(args.trial_type),
         former=args.former,

@@ -81,7 +81,7 @@ class Memory:
                 )
                 self._stimuli.setdefault(record["attempt"], []).append(stimulus)
             case "axis":
-                self._axes[attempt] = {k: record[k] for k in ("first", "began_s", "trigger_s")}
+                self._axes[attempt] = {k: record[k] for k in ("first", "began_s")}
             case "fault":
                 self._take_fault(record)
             case _:

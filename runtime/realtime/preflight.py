@@ -103,16 +103,18 @@ def _source(request: RunRequest, config: SessionConfig) -> str:
 
 def _events(request: RunRequest, config: SessionConfig) -> str:
     markers = open_markers(request)
+    trigger = ""
     if markers is not None:
         markers.close()
         trigger = f", the run begins at {config.trigger!r}" if config.trigger else ""
+    if request.live_events:
         return f"live markers from {request.events}{trigger}"
     stimuli, wanted = read_stimuli(request, config)
     count = len(stimuli if wanted is None else wanted)
     onsets = [stimulus.onset_s for stimulus in stimuli]
     return (
         f"{count} of {len(stimuli)} trials are answered, onsets {min(onsets):g} to "
-        f"{max(onsets):g} s of {config.kept * config.tr_s:g} s"
+        f"{max(onsets):g} s of {config.kept * config.tr_s:g} s{trigger}"
     )
 
 
@@ -120,7 +122,7 @@ def _sinks(request: RunRequest) -> str:
     for sink in request.sinks:
         check_sink(sink)
         if sink.startswith("lsl"):
-            open_outlet(sink).close()
+            open_outlet(sink, request.network).close()
     return ", ".join(request.sinks) if request.sinks else "none but the run's own folder"
 
 

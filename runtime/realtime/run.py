@@ -103,7 +103,7 @@ class Run:
             path = self.folder.path / ANSWERS
             self.record = Sink("answers", JsonLines(path), capacity=_RECORD_CAPACITY)
             self._open.callback(self.record.close)
-            outlets = [Sink(text, open_outlet(text)) for text in request.sinks]
+            outlets = [Sink(text, open_outlet(text, request.network)) for text in request.sinks]
             self.sinks = Sinks(outlets, _LIFE * (self.memory.lives + bool(past)))
             self._open.callback(self.sinks.close)
             slots = Slots(
@@ -121,6 +121,7 @@ class Run:
                     stimuli=stimuli,
                     wanted=wanted,
                     markers=markers,
+                    live_events=request.live_events,
                     folder=self.folder,
                     journal=self.journal,
                     memory=self.memory,
@@ -178,10 +179,9 @@ class Run:
     def finish(self) -> dict[str, Any]:
         """End a run that is over: wait for its last answers, write its summary."""
         self.session.finish()
+        self.record.close()
         summary = summarise(self)
-        self.journal.append("end")
         self.sinks.put({"event": "end", "summary": summary})
-        self._open.close()
         summary["sinks"] = [
             {
                 "name": report.name,
@@ -189,10 +189,12 @@ class Run:
                 "dropped": report.dropped,
                 "trouble": report.trouble,
             }
-            for report in self.sinks.reports()
+            for report in self.sinks.close()
         ]
         if not self.folder.trouble and self.folder.finish(summary):
             self.folder.leave(self.scale.save)
+        self.journal.append("end")
+        self._open.close()
         return summary
 
     def _break_off(self) -> None:

@@ -55,7 +55,8 @@ class RunFolder:
         held = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
         self.resumes = JOURNAL in held
         """Whether the folder holds a run that was broken off."""
-        if held and not self.resumes:
+        begun = held == [PICTURES] and not any((path / PICTURES).iterdir())
+        if held and not self.resumes and not begun:
             raise InputError(
                 f"{path} holds {held[0]!r} and no journal of a run; name a new or empty folder"
             )
@@ -78,7 +79,7 @@ class RunFolder:
         self._made = missing[-1] if missing else None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / PICTURES).mkdir()
+            (self.path / PICTURES).mkdir(exist_ok=True)
         except OSError as exc:
             raise InputError(f"{self.path} cannot be written: {exc.strerror}") from exc
         return Journal.create(self.path / JOURNAL, header), None

@@ -27,6 +27,7 @@ from .sinks import JsonLines, Outlet
 from .source import Source
 from .stimuli import Stimulus, check_inside, chosen, read_events
 
+_LIVE = "lsl:"
 _TR_TOLERANCE = 0.01
 
 
@@ -39,6 +40,10 @@ class RunRequest:
     events: str
     """An events.tsv, or `lsl:NAME` for markers of a live stream."""
     out: Path
+    markers: str | None = None
+    """LSL stream in which the trigger comes, if the events are a file."""
+    network: bool = False
+    """Whether LSL streams are sought and offered beyond this machine."""
     sinks: tuple[str, ...] = ()
     """`jsonl:PATH` (`-` is standard output), `lsl` or `lsl:NAME`."""
     trial_types: tuple[str, ...] = ()
@@ -51,6 +56,16 @@ class RunRequest:
     first_number: int = 1
     polling: bool = False
     threads: int = 2
+
+    @property
+    def live_events(self) -> bool:
+        """Whether trials become known during the run."""
+        return self.events.startswith(_LIVE)
+
+    @property
+    def stream(self) -> str | None:
+        """The LSL stream that is listened to, if any."""
+        return self.events.removeprefix(_LIVE) if self.live_events else self.markers
 
 
 def complete_config(request: RunRequest, given: dict[str, Any]) -> SessionConfig:
@@ -81,6 +96,8 @@ def complete_config(request: RunRequest, given: dict[str, Any]) -> SessionConfig
         raise InputError(
             f"give {' and '.join(lacking)}: {request.source} does not say it beforehand"
         )
+    if given.get("trigger") is not None and request.stream is None:
+        raise InputError("'trigger' comes in an LSL stream; name it with --markers")
     return SessionConfig(**given)
 
 
@@ -103,7 +120,7 @@ def read_stimuli(
     InputError
         Events that cannot be read, or lie outside the run.
     """
-    if request.events.startswith("lsl:"):
+    if request.live_events:
         return [], None
     stimuli = read_events(Path(request.events))
     check_inside(stimuli, config.kept * config.tr_s, request.events)
@@ -137,17 +154,17 @@ def open_source(
 
 
 def open_markers(request: RunRequest) -> Markers | None:
-    """Live markers, if events come that way."""
-    if not request.events.startswith("lsl:"):
+    """Live markers, if events or the trigger come that way."""
+    if request.stream is None:
         return None
-    return LslMarkers(request.events.removeprefix("lsl:"))
+    return LslMarkers(request.stream, local=not request.network)
 
 
-def open_outlet(text: str) -> Outlet:
+def open_outlet(text: str, network: bool = False) -> Outlet:
     """One way out for feedback; an InputError if it cannot be opened."""
     kind, _, rest = text.partition(":")
     if kind == "lsl":
-        return LslOutlet(rest or "scanside")
+        return LslOutlet(rest or "scanside", local=not network)
     if kind == "jsonl" and rest:
         return JsonLines(1 if rest == "-" else rest)
     raise InputError(f"'sink' must be jsonl:PATH, jsonl:- or lsl[:NAME]; got {text!r}")
@@ -156,7 +173,7 @@ def open_outlet(text: str) -> Outlet:
 def header_of(request: RunRequest, config: SessionConfig, bundle: Bundle) -> dict[str, Any]:
     """What a run that is resumed must have in common with its earlier life."""
     events = request.events
-    if not events.startswith("lsl:"):
+    if not request.live_events:
         events = hashlib.sha256(Path(events).read_bytes()).hexdigest()
     kind, path = split_source(request.source)
     return {

@@ -79,6 +79,8 @@ class Parts:
     wanted: frozenset[int] | None
     """Which of them are answered; all if None."""
     markers: Markers | None
+    live_events: bool
+    """Whether markers are trials; otherwise only the trigger is heeded."""
     folder: RunFolder
     journal: Journal
     memory: Memory
@@ -158,6 +160,10 @@ class Session:
             for due in self._attempt.schedule.rest():
                 self._close(due, self._clock(), catching_up=False)
 
+    def settle(self, timeout_s: float = _DRAIN_S) -> bool:
+        """Wait until every answer that is due has been given; False if that took too long."""
+        return self._answering.wait(timeout_s)
+
     def finish(self) -> None:
         """Wait for the last answers; to be called once, when the run is over."""
         self._answering.close(_DRAIN_S)
@@ -183,6 +189,8 @@ class Session:
         written = {(r["attempt"], r["trial"], r["revision"]) for r in self.parts.folder.answers()}
         for key, message in self.parts.memory.answers.items():
             self.tally.count(f"answers {message['state']}")
+            self.tally.count("answers withheld", int(bool(message.get("withheld"))))
+            self.tally.count("missed deadlines", int(message["missed_deadline"]))
             if key not in written:
                 self._give_out(message)
 
@@ -287,6 +295,8 @@ class Session:
         for marker in waiting:
             if config.trigger is not None and marker.text.strip() == config.trigger:
                 self._axis.trigger(marker.at_s)
+                continue
+            if not self.parts.live_events:
                 continue
             onset_s = self._axis.onset_s(marker.at_s)
             if onset_s is None:

@@ -21,16 +21,16 @@ class View:
 
     Parameters
     ----------
-    stream : text file
-        Written to if it is a terminal.
+    stream : text file, optional
+        Written to if it is a terminal; standard error if None.
     clock : callable
         Seconds; the session's.
     """
 
     def __init__(
-        self, stream: TextIO = sys.stderr, clock: Callable[[], float] = time.perf_counter
+        self, stream: TextIO | None = None, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self._stream = stream
+        self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._shown = 0
         self._next_s = 0.0
