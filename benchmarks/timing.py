@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 import sys
-from collections.abc import Sequence
-from datetime import date
-from importlib.metadata import version
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from scanside.runtime.bench import summarise_ms, surroundings
+from scanside.runtime.bench.surroundings import PACKAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def machine() -> dict[str, Any]:
-    """Device, versions, commit, date and load, as each result holds them."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
-    packages = ("scanside", "numpy", "onnxruntime", "llama-cpp-python")
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {p: version(p) for p in packages},
-        "commit": commit,
-        "date": date.today().isoformat(),
-        "load_before": round(os.getloadavg()[0], 2),
-        "command": " ".join(["python", *sys.argv]),
-    }
+def machine(also: Iterable[str] = ()) -> dict[str, Any]:
+    """Device, versions, commit, date, load and command, as each result holds them.
+
+    Parameters
+    ----------
+    also : iterable of str
+        Further packages whose versions matter.
+    """
+    command = " ".join(["python", *sys.argv])
+    return {**surroundings((*PACKAGES, *also)), "command": command}
 
 
 def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
@@ -49,12 +31,9 @@ def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
 
     A percentile that too few runs can show (one run in twenty, in a hundred) is left out.
     """
-    ms = np.asarray(seconds) * 1000
-    out: dict[str, float] = {"runs": len(ms), "min": float(ms.min()), "max": float(ms.max())}
-    for percent, least in ((50, 3), (95, 20), (99, 100)):
-        if len(ms) >= least:
-            out[f"p{percent}"] = float(np.percentile(ms, percent))
-    return {k: round(v, 3) for k, v in out.items()}
+    summary = summarise_ms(seconds)
+    order = ("runs", "min", "max", "p50", "p95", "p99", "p99.9")
+    return {key: summary[key] for key in order if key in summary}
 
 
 def write(result: dict[str, Any], path: Path | None) -> None:
