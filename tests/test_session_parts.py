@@ -120,6 +120,16 @@ def test_a_trigger_opens_the_volume_that_is_complete_one_tr_later():
     assert axis.onset_s(103.0) == pytest.approx(3.0)
 
 
+def test_a_run_begun_anew_waits_for_its_own_trigger():
+    axis = TimeAxis(SessionConfig(tr_s=2.0, volumes=20, trigger="go"))
+    axis.trigger(100.0)
+    assert axis.number(frame(0, 102.0)) == 0
+    axis.trigger(150.0)  # told before the first volume of the new attempt shows that there is one
+    axis.begin()
+    assert axis.number(frame(0, 152.0)) == 0
+    assert axis.onset_s(151.0) == pytest.approx(1.0)
+
+
 def test_the_time_axis_survives_a_crash(tmp_path: Path):
     config = SessionConfig(tr_s=2.0, volumes=20, discard=1)
     axis = TimeAxis(config)

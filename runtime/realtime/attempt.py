@@ -48,7 +48,7 @@ class Attempt:
     intake : Intake
         Begun anew here.
     scale : BetaScale
-        Goes on from one attempt to the next.
+        Begun anew here.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Attempt:
         )
         self._glm = StreamingGlm(intake.elements.size, settings, self._response)
         intake.begin()
+        scale.begin()
 
     def add(self, stimuli: Iterable[Stimulus], wanted: frozenset[int] | None = None) -> None:
         """Take in trials; all of them are fitted, the wanted ones are answered.

@@ -49,9 +49,14 @@ class BetaScale:
         elements: NDArray[np.int64],
         shape: tuple[int, int],
     ) -> None:
-        self._normalisations = normalisations
+        self._at_first = normalisations
         self._elements = elements
         self._shape = shape
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the trials of this run."""
+        self._normalisations = tuple(one.copy() for one in self._at_first)
 
     @classmethod
     def of_bundle(

@@ -6,12 +6,15 @@ LSL finds its peers by multicast. Unless told otherwise the stream is offered on
 from __future__ import annotations
 
 import functools
+import time
 
 from ..errors import InputError
 
 STREAM_TYPE = "Markers"
 _BUFFERED = 1
 """Hundreds of samples that LSL keeps for each inlet; older ones it gives up."""
+_LINGER_S = 0.5
+"""LSL sends beside us and does not say when it is done; what is unsent goes with the outlet."""
 _THIS_MACHINE = "[multicast]\nResolveScope = machine\n[lab]\nKnownPeers = {127.0.0.1}\n"
 
 
@@ -57,5 +60,7 @@ class LslOutlet:
             self._outlet.push_sample([message])
 
     def close(self) -> None:
-        """Take the stream away."""
+        """Take the stream away, once its last samples have had time to leave."""
+        if self._outlet and self._outlet.have_consumers():
+            time.sleep(_LINGER_S)
         self._outlet = None

@@ -54,6 +54,12 @@ class RunningNormalisation:
         out._squares = np.square(np.asarray(deviation, np.float64)) * (count - 1)
         return out
 
+    def copy(self) -> RunningNormalisation:
+        """The same state, to go on by itself."""
+        out = RunningNormalisation(self._mean.size, self.identity)
+        out.count, out._mean, out._squares = self.count, self._mean.copy(), self._squares.copy()
+        return out
+
     @property
     def ready(self) -> bool:
         """Whether betas can be normalised."""

@@ -66,9 +66,7 @@ def lines(session: Session, now_s: float) -> list[str]:
         f"{_bar(progress.latency_s / config.pace_s)}   missed deadlines "
         f"{session.tally.of('missed deadlines')}",
         _latest(progress.latest),
-        f"fault    {progress.fault.kind}: {progress.fault.detail}"
-        if progress.fault
-        else "fault    -",
+        _fault(progress.fault),
         _connections(session),
     ]
 
