@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,35 +38,73 @@ def golden(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def scanside(args: argparse.Namespace) -> Work:
-    """The compiled bundle."""
-    from scanside.runtime import Decoder, Done, Image, Preview, Token
+    """The compiled bundle; for one piece only the stages that it needs are opened."""
+    make = {"encoder": our_encoder, "text": our_text, "picture": our_picture, "chain": our_chain}
+    return make[args.piece](args)
 
-    decoder = Decoder.open(args.bundle, threads=args.threads, warm=False)
-    stages = decoder.stages
 
-    def encoder(_: int) -> Iterator[tuple[str, Any]]:
-        yield from stages.encode(given["tokens"][0]).items()
+def our_encoder(args: argparse.Namespace) -> Work:
+    """Tokens to clip, latent and prefix."""
+    from scanside.runtime.bundle import Bundle
+    from scanside.runtime.devices import stage_devices
+    from scanside.runtime.stages import open_stage
+
+    bundle, given = Bundle.open(args.bundle), golden(args)
+    file = bundle.manifest.encoder.file
+    engine = open_stage(bundle, stage_devices("cpu"), args.threads, "encoder", file)
+    return lambda _: iter(engine.run({"tokens": given["tokens"]}).items())
+
+
+def our_text(args: argparse.Namespace) -> Work:
+    """A prefix to the text of a task."""
+    from scanside.runtime.bundle import Bundle
+    from scanside.runtime.language import LanguageModel
+
+    bundle, given = Bundle.open(args.bundle), golden(args)
+    spec = bundle.manifest.language
+    assert spec is not None
+    language = LanguageModel(bundle.path(spec.file), spec, threads=args.threads)
 
     def text(_: int) -> Iterator[tuple[str, Any]]:
-        language = stages.need_language()
         language.attend(given["prefix"][0])
         answer = language.answer(language.instruction(TASK), limit=args.tokens, task=TASK)
-        for number, _piece in enumerate(answer):
-            if number == 0:
-                yield "first_token", None
+        for _piece in answer:
+            yield "first_token", None
         yield "tokens", len(answer.tokens)
         yield "text", answer.text
 
-    def picture(_: int) -> Iterator[tuple[str, Any]]:
-        from scanside.runtime.reconstruction import Condition, to_pixels
+    return text
 
-        pictures = stages.pictures
-        assert pictures is not None
+
+def our_picture(args: argparse.Namespace) -> Work:
+    """Prompt, CLIP vector and latent to a picture."""
+    from scanside.runtime.bundle import Bundle
+    from scanside.runtime.devices import stage_devices
+    from scanside.runtime.pictures import open_pictures
+    from scanside.runtime.reconstruction import Condition, to_pixels
+    from scanside.runtime.stages import open_stage
+
+    bundle, given = Bundle.open(args.bundle), golden(args)
+    spec = bundle.manifest.diffusion
+    assert spec is not None
+    open_one = partial(open_stage, bundle, stage_devices("cpu"), args.threads)
+    pictures = open_pictures(bundle, spec, open_one, {})
+    made = pictures.reconstruction
+
+    def picture(_: int) -> Iterator[tuple[str, Any]]:
         states, _cut = pictures.prompt.encode(PROMPT, remember=False)
-        made = pictures.reconstruction
         condition = Condition(clip=given["clip"], latent=given["latent"], states=states)
         clean = made.denoise(condition, steps=made.check_steps(args.steps), seed=0)
         yield "image", to_pixels(made.decode(clean))
+
+    return picture
+
+
+def our_chain(args: argparse.Namespace) -> Work:
+    """A file to preview, caption and picture."""
+    from scanside.runtime import Decoder, Done, Image, Preview, Token
+
+    decoder = Decoder.open(args.bundle, threads=args.threads, warm=False)
 
     def chain(number: int) -> Iterator[tuple[str, Any]]:
         tasks = ("preview", "caption", "image")
@@ -83,8 +122,7 @@ def scanside(args: argparse.Namespace) -> Work:
                 case _:
                     pass
 
-    given = {} if args.piece == "chain" else golden(args)
-    return {"encoder": encoder, "text": text, "picture": picture, "chain": chain}[args.piece]
+    return chain
 
 
 def peer(args: argparse.Namespace) -> Work:

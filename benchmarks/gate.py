@@ -7,8 +7,10 @@ of its run, lies wholly below the stored one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 MEMORY_TOLERANCE = 1.05
@@ -24,6 +26,17 @@ class Judged:
     stored: str
     now: str
     passed: bool
+
+
+def read_stored(path: Path) -> dict[str, Any]:
+    """A stored run; SystemExit says how to make one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise SystemExit(
+            f"{path} cannot be compared with ({exc}); store a run of a quiet machine with "
+            f"python benchmarks/peers.py --json {path}"
+        ) from exc
 
 
 def judge(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[Judged]:

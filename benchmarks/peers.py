@@ -15,7 +15,6 @@ the same answer as the first peer. The bundle takes part twice, and a ratio that
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 from agreement import agree, distance, same_size
 from contender import PIECES
-from gate import judge, verdicts
+from gate import judge, read_stored, verdicts
 from timing import ROOT, machine, percentiles_ms, write
 from turns import Runs, Worker, by_turns, in_blocks
 
@@ -211,7 +210,7 @@ def main() -> int:
     """Verify, check, time, print, keep, judge."""
     args = arguments().parse_args()
     about = machine(("torch", "transformers", "diffusers"))
-    stored = json.loads(args.compare.read_text()) if args.compare else None
+    stored = read_stored(args.compare) if args.compare else None
     if command_line(["verify", args.bundle]) != 0:
         return 1
     args.volumes = default_volumes(Bundle.open(args.bundle))
