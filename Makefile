@@ -5,7 +5,7 @@ PINS   := pyproject.toml constraints.txt
 NATIVE := setup.py $(wildcard kernels/*.[ch])
 PIP    := .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check soak
+.PHONY: demo test check soak bench-check bench-page
 demo: .venv/runtime.stamp
 	.venv/bin/scanside demo --out out/demo
 
@@ -14,7 +14,15 @@ test: .venv/dev.stamp
 
 # Many seeds of every fault, kills, hours of volumes: an hour on two idle cores.
 soak: .venv/dev.stamp
-	.venv/bin/python -P benchmarks/soak.py --json benchmarks/results/soak.json
+	.venv/bin/python benchmarks/soak.py --json benchmarks/results/soak.json
+
+# The gate: no advantage over PyTorch, transformers or diffusers may fall below the stored one by more than
+# the noise. For idle cores only.
+bench-check: .venv/dev.stamp
+	.venv/bin/python benchmarks/peers.py --compare benchmarks/results/peers.json
+
+bench-page: .venv/dev.stamp
+	.venv/bin/python benchmarks/page.py
 
 check: .venv/dev.stamp
 	.venv/bin/ruff check .

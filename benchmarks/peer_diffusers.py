@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableUnCLIPImg2ImgPipeline
+from diffusers import AutoencoderTiny, StableUnCLIPImg2ImgPipeline
+from diffusers.utils import logging
 from numpy.typing import NDArray
 
 from scanside.export.checkpoint import open_checkpoint
@@ -45,7 +46,10 @@ class DiffusersPicture:
         self.settings = DiffusionSettings.from_dict(opened.sampling)
         self.steps = steps or self.settings.steps
         self.latent_shape = opened.encoder.latent_shape
+        self.clip_size = opened.encoder.clip_size
         self.dtype = dtype
+        logging.set_verbosity_error()  # it advises a package, at every part
+        logging.disable_progress_bar()
         pipe: Any = StableUnCLIPImg2ImgPipeline.from_pretrained(
             checkpoint / "diffusion", torch_dtype=dtype
         )
@@ -55,6 +59,10 @@ class DiffusersPicture:
             pipe.unet = torch.compile(pipe.unet)
             pipe.vae.decode = torch.compile(pipe.vae.decode)
         self.pipe = pipe
+        tiny = checkpoint / "diffusion" / "preview_decoder"
+        self.tiny: Any = None
+        if tiny.is_dir():
+            self.tiny = AutoencoderTiny.from_pretrained(tiny, torch_dtype=dtype).eval()
         self._noise_embeddings = pipe.noise_image_embeddings
 
     def __call__(self, prompt: str, clip: Floats, latent: Floats, seed: int = 0) -> Pixels:
@@ -84,10 +92,12 @@ class DiffusersPicture:
 
     @torch.inference_mode()
     def preview(self, latent: Floats) -> Pixels:
-        """(H, W, 3) of a predicted latent (1, 4, h, w), without diffusion."""
-        vae = self.pipe.vae
-        scaled = torch.from_numpy(latent).to(self.dtype) / vae.config.scaling_factor
-        image = vae.decode(scaled, return_dict=False)[0]
+        """(H, W, 3) of a predicted latent (1, 4, h, w), without diffusion; through the checkpoint's
+        tiny decoder, if it has one.
+        """
+        decoder = self.tiny or self.pipe.vae
+        scaled = torch.from_numpy(latent).to(self.dtype) / decoder.config.scaling_factor
+        image = decoder.decode(scaled, return_dict=False)[0]
         pixels = self.pipe.image_processor.postprocess(image, output_type="np")[0]
         return np.round(pixels * 255).astype(np.uint8)
 

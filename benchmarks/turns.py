@@ -61,7 +61,8 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{' '.join(self._command)}: ended with {self._process.wait()}")
+            self.close()
+            raise SystemExit(f"{' '.join(self._command)}: ended with {self._process.returncode}")
         return json.loads(line)
 
 
