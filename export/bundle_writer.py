@@ -18,7 +18,10 @@ from pathlib import Path
 from ..runtime.errors import InputError, ScansideError
 from .checkpoint import open_checkpoint
 from .compile_graph import PRECISIONS, Precision
+from .concept_encoder import TorchConcepts, write_concept_encoder
 from .kernels import write_kernels
+from .localizer_parts import Localization, read_localization
+from .localizer_stages import write_localizers
 from .manifest_writer import write_manifest
 from .picture_stages import write_diffusion
 from .quantize import check_quantization
@@ -90,9 +93,10 @@ def export_bundle(
             folder = scratch / "bundle"
             folder.mkdir()
             opened = open_checkpoint(root)
+            localization = read_localization(opened)
             chain = TorchChain(opened, diffusion)
             settings = chain.settings
-            reports = _write_stages(chain, folder, settings, quantize, precision)
+            reports = _write_stages(chain, folder, settings, quantize, precision, localization)
             bundle_name = name or (label if ":" in label or label == "reference" else root.name)
             write_manifest(folder, bundle_name, opened, settings, reports)
             if out.exists():
@@ -111,17 +115,25 @@ def _write_stages(
     settings: DiffusionSettings,
     quantize: str,
     precision: Precision,
+    localization: Localization | None,
 ) -> StageReports:
     """One part of the checkpoint in memory at a time."""
     reports = StageReports()
     progress("encoder")
-    encoded = write_encoder(chain, folder, reports, precision)
+    hidden = localization is not None
+    encoded = write_encoder(chain, folder, reports, precision, hidden=hidden)
+    if localization:
+        progress("localizer")
+        write_localizers(chain, localization, folder, encoded, reports, precision)
     progress(f"language model ({quantize})")
     texts = write_language(chain, folder, encoded["prefix"], quantize, reports)
     progress("golden picture")
     write_golden(chain, folder, encoded, texts, settings, reports, precision)
     progress("diffusion")
     write_diffusion(chain, folder, encoded, settings, reports, precision)
+    if localization:
+        progress("concept encoder")
+        write_concept_encoder(TorchConcepts(chain.checkpoint.root), folder, reports)
     progress("kernels")
     write_kernels(folder, reports)
     for stage, parity in reports.parity.items():

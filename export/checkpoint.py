@@ -112,7 +112,7 @@ def open_checkpoint(root: Path) -> Checkpoint:
         raise CheckpointError(str(exc)) from exc
     _check_kinds(root, configs)
     _check_widths(root, encoder, configs)
-    active, mean, inv_std = _read_geometry(root / "geometry", encoder)
+    active, mean, inv_std = read_geometry(root / "geometry", encoder)
     return Checkpoint(
         root=root,
         encoder=encoder,
@@ -247,7 +247,7 @@ def _read_dialogue(path: Path) -> Json:
     return dialogue | {"template": template}
 
 
-def _read_geometry(
+def read_geometry(
     folder: Path, encoder: ViT3DConfig
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
     """Active cubes with their statistics, brought into token order."""

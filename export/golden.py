@@ -39,6 +39,10 @@ TOLERANCE = {
     "image_latent": 1e-2,
     "image": 1e-2,
     "image_clip": 1e-3,
+    "hidden": 1e-3,
+    "concept": 1e-3,
+    "relevance": 1e-3,
+    "similarity": 1e-3,
 }
 """Largest difference that `verify` accepts, relative to the largest absolute golden value.
 
@@ -47,6 +51,7 @@ _HALF = {
     "clip": 1e-2,
     "latent": 1e-2,
     "prefix": 1e-2,
+    "hidden": 1e-2,
     "preview": 1e-2,
     "tiny_preview": 1e-2,
     "image_latent": 5e-2,

@@ -14,6 +14,7 @@ from .checkpoint import Checkpoint
 from .schedules import SCHEDULES, STEPS
 from .settings import DiffusionSettings
 from .stages import StageReports
+from .vit3d import ViT3DConfig
 
 Json = dict[str, Any]
 
@@ -44,9 +45,10 @@ def write_manifest(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "producer": {key: _version(package) for key, package in _PRODUCERS.items()},
         "input": checkpoint.encoder.input,
-        "encoders": [_encoder(checkpoint)],
+        "encoders": [_encoder(checkpoint, reports), *reports.localizing_encoders],
         "language": {"file": "language.gguf", **reports.language, **checkpoint.dialogue},
         "diffusion": _diffusion(checkpoint, settings, reports),
+        **({"localization": reports.localization} if reports.localization else {}),
         "kernels": reports.kernels,
         "files": _files(folder, reports),
         "licences": _licences(checkpoint.root),
@@ -68,16 +70,31 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _tensor(shape: list[int], units: str) -> Json:
+def tensor_entry(shape: list[int], units: str) -> Json:
+    """One input or output of a graph."""
     return {"shape": shape, "dtype": "float32", "units": units}
 
 
-def _encoder(checkpoint: Checkpoint) -> Json:
+def _encoder(checkpoint: Checkpoint, reports: StageReports) -> Json:
     c = checkpoint.encoder
+    outputs = {
+        "clip": tensor_entry([1, c.clip_size], "CLIP image embedding"),
+        "latent": tensor_entry([1, *c.latent_shape], "VAE latent times scaling factor"),
+        "prefix": tensor_entry([1, c.prefix_length, c.prefix_size], "language model embedding"),
+    }
+    entry = encoder_entry(c, "decode", "encoder.onnx", outputs)
+    if reports.localizer:
+        outputs["hidden"] = reports.localizer["inputs"]["hidden"]
+        entry["localizer"] = reports.localizer
+    return entry
+
+
+def encoder_entry(c: ViT3DConfig, role: str, file: str, outputs: Json) -> Json:
+    """One encoder; its statistics lie in a .npz file of the same name."""
     return {
-        "role": "decode",
-        "file": "encoder.onnx",
-        "arrays": "encoder.npz",
+        "role": role,
+        "file": file,
+        "arrays": f"{Path(file).stem}.npz",
         "geometry": {
             "grid": list(c.grid),
             "axcodes": c.axcodes,
@@ -89,12 +106,8 @@ def _encoder(checkpoint: Checkpoint) -> Json:
             "cubes": c.num_cubes,
         },
         "normalisation": "voxel",
-        "inputs": {"tokens": _tensor([1, c.num_cubes, c.token_size], "z-score")},
-        "outputs": {
-            "clip": _tensor([1, c.clip_size], "CLIP image embedding"),
-            "latent": _tensor([1, *c.latent_shape], "VAE latent times scaling factor"),
-            "prefix": _tensor([1, c.prefix_length, c.prefix_size], "language model embedding"),
-        },
+        "inputs": {"tokens": tensor_entry([1, c.num_cubes, c.token_size], "z-score")},
+        "outputs": outputs,
     }
 
 
@@ -141,7 +154,9 @@ def _sha256(path: Path) -> str:
 def _licences(root: Path) -> list[Json]:
     """From the `license:` line in the front matter of a part's README.md, or the checkpoint's."""
     found: list[Json] = []
-    for part in ("encoder", "llm", "diffusion"):
+    for part in ("encoder", "llm", "diffusion", "concept"):
+        if not (root / part).is_dir():
+            continue
         cards = [card for card in (root / part / "README.md", root / "README.md") if card.is_file()]
         lines = cards[0].read_text(encoding="utf-8").splitlines() if cards else []
         stated = [line.split(":", 1)[1].strip() for line in lines if line.startswith("license:")]

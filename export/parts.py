@@ -28,7 +28,7 @@ from .vit3d import ViT3D
 
 
 @contextmanager
-def _loading(part: str) -> Generator[None]:
+def loading(part: str) -> Generator[None]:
     """Turn what the libraries raise on bad weights into one sentence; keep their advice quiet."""
     chatty: tuple[Any, ...] = (transformers.utils.logging, diffusers_logging)
     levels = [log.get_verbosity() for log in chatty]
@@ -50,13 +50,13 @@ def _loading(part: str) -> Generator[None]:
 
 def load_encoder(root: Path) -> ViT3D:
     """The brain encoder with its three heads."""
-    with _loading("encoder"):
+    with loading("encoder"):
         return ViT3D.load(root / "encoder").eval()
 
 
 def load_llm(root: Path) -> Any:
     """The language model; one that is too large for memory is read layer by layer."""
-    with _loading("llm"):
+    with loading("llm"):
         if is_streamed(root):
             return open_streamed(root / "llm")
         return transformers.LlamaForCausalLM.from_pretrained(
@@ -71,13 +71,13 @@ def is_streamed(root: Path) -> bool:
 
 def load_llm_tokenizer(root: Path) -> Any:
     """The language model's tokenizer."""
-    with _loading("llm"):
+    with loading("llm"):
         return transformers.AutoTokenizer.from_pretrained(root / "llm", local_files_only=True)
 
 
 def load_text_encoder(root: Path) -> Any:
     """The diffusion model's text encoder."""
-    with _loading("diffusion/text_encoder"):
+    with loading("diffusion/text_encoder"):
         return transformers.CLIPTextModel.from_pretrained(
             root / "diffusion" / "text_encoder",
             dtype=torch.float32,
@@ -88,7 +88,7 @@ def load_text_encoder(root: Path) -> Any:
 
 def load_prompt_tokenizer(root: Path) -> Any:
     """The diffusion model's tokenizer."""
-    with _loading("diffusion/tokenizer"):
+    with loading("diffusion/tokenizer"):
         return transformers.CLIPTokenizerFast.from_pretrained(
             root / "diffusion" / "tokenizer", local_files_only=True
         )
@@ -96,13 +96,13 @@ def load_prompt_tokenizer(root: Path) -> Any:
 
 def load_unet(root: Path) -> Any:
     """The denoiser."""
-    with _loading("diffusion/unet"):
+    with loading("diffusion/unet"):
         return _diffusers_model(UNet2DConditionModel, root, "unet")
 
 
 def load_vae(root: Path) -> Any:
     """The picture autoencoder."""
-    with _loading("diffusion/vae"):
+    with loading("diffusion/vae"):
         return _diffusers_model(AutoencoderKL, root, "vae")
 
 
@@ -110,7 +110,7 @@ def load_preview_decoder(root: Path) -> Any:
     """The tiny decoder (TAESD's format), or None without `diffusion/preview_decoder/`."""
     if not (root / "diffusion/preview_decoder").is_dir():
         return None
-    with _loading("diffusion/preview_decoder"):
+    with loading("diffusion/preview_decoder"):
         return _diffusers_model(AutoencoderTiny, root, "preview_decoder")
 
 
@@ -118,7 +118,7 @@ def load_image_encoder(root: Path) -> Any:
     """The image encoder, or None without `diffusion/image_encoder/`."""
     if not (root / "diffusion/image_encoder").is_dir():
         return None
-    with _loading("diffusion/image_encoder"):
+    with loading("diffusion/image_encoder"):
         return transformers.CLIPVisionModelWithProjection.from_pretrained(
             root / "diffusion" / "image_encoder",
             dtype=torch.float32,
@@ -129,7 +129,7 @@ def load_image_encoder(root: Path) -> Any:
 
 def load_feature_extractor(root: Path) -> dict[str, Any]:
     """The feature extractor's configuration."""
-    with _loading("diffusion/feature_extractor"):
+    with loading("diffusion/feature_extractor"):
         return transformers.CLIPImageProcessor.from_pretrained(
             root / "diffusion" / "feature_extractor", local_files_only=True
         ).to_dict()
@@ -137,13 +137,13 @@ def load_feature_extractor(root: Path) -> dict[str, Any]:
 
 def load_normaliser(root: Path) -> Any:
     """Mean and spread of the CLIP embeddings that the U-Net was trained on."""
-    with _loading("diffusion/image_normalizer"):
+    with loading("diffusion/image_normalizer"):
         return _diffusers_model(StableUnCLIPImageNormalizer, root, "image_normalizer")
 
 
 def load_noising_scheduler(root: Path) -> Any:
     """The schedule that noises CLIP embeddings."""
-    with _loading("diffusion/image_noising_scheduler"):
+    with loading("diffusion/image_noising_scheduler"):
         return DDPMScheduler.from_pretrained(
             root / "diffusion" / "image_noising_scheduler", local_files_only=True
         )

@@ -16,6 +16,7 @@ from .compile_graph import Compiled, Precision, compile_graph
 from .golden import SEED, encode_golden, golden_entry, golden_volume, picture_golden
 from .importance import TASKS, importance
 from .language_parity import compare_language
+from .localizer import EncoderWithHidden
 from .parity import Arrays, Parity
 from .quantize import quantised_gguf
 from .settings import DiffusionSettings
@@ -44,6 +45,12 @@ class StageReports:
     """For every half-precision graph, what stayed float32 and why."""
     golden: dict[str, Any] = field(default_factory=dict[str, Any])
     kernels: dict[str, Any] = field(default_factory=dict[str, Any])
+    localization: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The manifest's section of that name; empty without a concept encoder."""
+    localizer: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Entry of the localizer behind the encoder that decodes."""
+    localizing_encoders: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """Entries of the encoders that only localize."""
 
     def compiled(self, stage: str, path: Path, done: Compiled) -> None:
         """Note one ONNX file."""
@@ -56,27 +63,39 @@ class StageReports:
 
 
 def write_encoder(
-    chain: TorchChain, folder: Path, reports: StageReports, precision: Precision = "fp32"
+    chain: TorchChain,
+    folder: Path,
+    reports: StageReports,
+    precision: Precision = "fp32",
+    *,
+    hidden: bool = False,
 ) -> dict[str, Float]:
     """encoder.onnx, encoder.npz and the golden volume.
+
+    Parameters
+    ----------
+    hidden : bool
+        Whether the graph also gives its penultimate layer, which a localizer takes.
 
     Returns
     -------
     encoded : dict
-        tokens, clip, latent, prefix of the golden volume, batch of one.
+        tokens, clip, latent, prefix, and hidden if asked for, of the golden volume, batch of one.
     """
     checkpoint = chain.checkpoint
     (folder / "golden").mkdir()
     encoded = encode_golden(chain, golden_volume(checkpoint, folder / "golden" / "volume.nii.gz"))
     tokens = encoded["tokens"]
-    outputs = ("clip", "latent", "prefix")
+    outputs = ("clip", "latent", "prefix", *(("hidden",) if hidden else ()))
+    encode = chain.encode_with_hidden if hidden else chain.encode
+    module = EncoderWithHidden(chain.encoder) if hidden else chain.encoder
     rng = np.random.default_rng(SEED)
     others = [rng.standard_normal(tokens.shape, dtype=np.float32) for _ in range(3)]
     trials: list[tuple[Arrays, Arrays]] = [
-        ({"tokens": t}, dict(zip(outputs, chain.encode(t), strict=True))) for t in [tokens, *others]
+        ({"tokens": t}, dict(zip(outputs, encode(t), strict=True))) for t in [tokens, *others]
     ]
     path = folder / "encoder.onnx"
-    done = compile_graph(chain.encoder, outputs, path, trials, precision)
+    done = compile_graph(module, outputs, path, trials, precision)
     reports.compiled("encoder", path, done)
     reports.language["projector_sha256"] = projector_sha256(chain)
     _save_arrays(
@@ -84,7 +103,7 @@ def write_encoder(
         {"active": checkpoint.active, "mean": checkpoint.mean, "inv_std": checkpoint.inv_std},
     )
     vars(chain).pop("encoder", None)
-    return encoded
+    return {"tokens": tokens, **trials[0][1]}
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

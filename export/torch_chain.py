@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from . import parts
 from .checkpoint import Checkpoint, open_checkpoint
+from .localizer import EncoderWithHidden
 from .settings import DiffusionSettings
 from .torch_diffusion import TorchDiffusion
 from .torch_language import TorchLanguage
@@ -68,6 +69,13 @@ class TorchChain:
         """
         clip, latent, prefix = self.encoder(torch.from_numpy(np.ascontiguousarray(tokens)))
         return clip.numpy(), latent.numpy(), prefix.numpy()
+
+    @torch.inference_mode()
+    def encode_with_hidden(self, tokens: Float) -> tuple[Float, Float, Float, Float]:
+        """What `encode` gives, and the penultimate layer, (B, N+1, D) float32."""
+        outputs = EncoderWithHidden(self.encoder)(torch.from_numpy(np.ascontiguousarray(tokens)))
+        clip, latent, prefix, hidden = (output.numpy() for output in outputs)
+        return clip, latent, prefix, hidden
 
     def text(self, prefix: Float, task: str, *, question: str | None = None) -> list[str]:
         """Greedy answers to one instruction; see `TorchLanguage.text`."""

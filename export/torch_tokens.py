@@ -24,29 +24,46 @@ from .vit3d import ViT3DConfig
 
 
 def volume_tokens(image: nib.Nifti1Image, checkpoint: Checkpoint) -> NDArray[np.float32]:
-    """Normalised tokens of one volume.
+    """Normalised tokens of one volume, (1, N, C), for the encoder that decodes; see
+    `cube_tokens`."""
+    return cube_tokens(
+        image, checkpoint.encoder, checkpoint.active, checkpoint.mean, checkpoint.inv_std
+    )
+
+
+def cube_tokens(
+    image: nib.Nifti1Image,
+    config: ViT3DConfig,
+    active: NDArray[np.int64],
+    mean: NDArray[np.float32],
+    inv_std: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Normalised tokens of one volume for any encoder.
 
     Parameters
     ----------
     image : Nifti1Image
         (X, Y, Z), any orientation; slope and intercept are applied, then the checkpoint's input
         scale.
-    checkpoint : Checkpoint
-        Geometry and statistics.
+    config : ViT3DConfig
+        Geometry.
+    active : (N,) int64
+        Flat C-order indices of the cubes.
+    mean, inv_std : (N, C) float32
+        Statistics of the cubes' voxels.
 
     Returns
     -------
     tokens : (1, N, C) float32
         z-scores, 0 in padding and masked voxels.
     """
-    config = checkpoint.encoder
     data = np.asarray(image.dataobj, np.float64) * float(config.input["scale"])
     turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(tuple(config.axcodes)))
     oriented = apply_orientation(data, turn)
     affine = image.affine @ inv_ornt_aff(turn, data.shape)
     resample = {"resize": _resize, "affine": _sample}[config.mapping]
     cubes = cut_cubes(resample(oriented, affine, config), config.cube, config.pad)
-    tokens = (cubes[checkpoint.active] - checkpoint.mean) * checkpoint.inv_std
+    tokens = (cubes[active] - mean) * inv_std
     return tokens[None].astype(np.float32)
 
 

@@ -175,7 +175,10 @@ class ViT3D(nn.Module):
         prefix : (B, M, prefix_size) float
             t = f_t(h^{Nb-1}): the penultimate layer's tokens as language embeddings.
         """
-        penultimate, last = self.features(tokens)
+        return self.heads(*self.features(tokens))
+
+    def heads(self, penultimate: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `forward` gives, from what `features` gives."""
         readout = self.norm(last[:, 0])
         latent = self.f_wv(readout).unflatten(1, self.config.latent_shape)
         first = 0 if self.config.prefix_class_token else 1

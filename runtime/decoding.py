@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from .clock import Clock, Costs
 from .errors import InputError
-from .events import Done, Event, Token
+from .events import Done, Event, Heatmap, Token
 from .imaging import Imaging
 from .language import Answer, LanguageModel
+from .localization.asked import ask_concept, is_sentence
 from .request import Request
 from .result import AnsweredQuestion, Result
 from .stages import Stages
+from .volume import Volume
 
 Floats = NDArray[np.float32]
 
@@ -47,6 +49,12 @@ class Decoding:
         self._written: dict[str, str] = {}
         self._about_image: list[str] = []
         self._ended_by = ""
+        self.volume: Volume | None = None
+        """What `request.locate` is located in; set before `events` where it is asked for."""
+        if request.locate:
+            stages.need_localizer().concepts.check(
+                [text for text in request.locate if not self._is_sentence(text)]
+            )
         if request.needs_language:
             language = stages.need_language()
             for question in request.ask:
@@ -89,6 +97,8 @@ class Decoding:
         self._result.clip_norm = float(np.linalg.norm(encoded["clip"]))
         if imaging and "preview" in self._request.tasks:
             yield imaging.preview(encoded["latent"])
+        if self._request.locate:
+            yield from self._places(encoded)
         if language and self._request.needs_language:
             yield from self._texts(language, encoded["prefix"][0])
         if imaging and "image" in self._request.tasks:
@@ -97,6 +107,29 @@ class Decoding:
         self._clock.mark("total")
         self._result.latency_ms = self._clock.latency_ms
         yield Done(self._result)
+
+    def _places(self, encoded: dict[str, Floats]) -> Iterator[Heatmap]:
+        assert self.volume is not None, "stream sets it"
+        with self._clock.stage("locate"), self._costs.measured("locate"):
+            found = self._stages.need_localizer().locate(
+                self.volume, encoded["hidden"], self._named(encoded)
+            )
+        self._clock.mark("until_heatmap")
+        self._result.locations += found
+        yield from map(Heatmap, found)
+
+    def _named(self, encoded: dict[str, Floats]) -> list[str]:
+        """The concepts; a whole instruction goes to the language model first."""
+        return [
+            ask_concept(self._stages.need_language(), encoded["prefix"][0], text)
+            if self._is_sentence(text)
+            else text
+            for text in self._request.locate
+        ]
+
+    def _is_sentence(self, text: str) -> bool:
+        language = self._stages.language
+        return language is not None and is_sentence(text, language.spec.instructions.get("locate"))
 
     def _texts(self, language: LanguageModel, prefix: Floats) -> Iterator[Token]:
         with self._clock.stage("language"), self._costs.measured("attend"):

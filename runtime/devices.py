@@ -12,7 +12,7 @@ from .errors import DeviceError, InputError
 
 STAGES = (
     "preprocess", "encoder", "language", "prompt_encoder", "unet", "vae_decoder",
-    "preview_decoder", "image_encoder",
+    "preview_decoder", "image_encoder", "localizer", "concept_encoder",
 )  # fmt: skip
 DEVICES = ("cpu", "cuda", "rtx", "tensorrt")
 AVAILABLE = {stage: ("cpu",) for stage in STAGES} | {"preprocess": ("cpu", "cuda")}

@@ -1,4 +1,5 @@
-"""What `Decoder.stream` yields, each as soon as it is there: preview, text, image, result."""
+"""What `Decoder.stream` yields, each as soon as it is there: preview, heat map, text, image,
+result."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .localization.location import Location
 from .result import Result
 
 
@@ -52,10 +54,17 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Heatmap:
+    """Where a concept is in the brain."""
+
+    location: Location
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Done:
     """The end of the stream."""
 
     result: Result
 
 
-Event: TypeAlias = Preview | Token | Intermediate | Image | Done
+Event: TypeAlias = Preview | Token | Intermediate | Image | Heatmap | Done

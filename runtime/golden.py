@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .bundle import Bundle
 from .errors import BundleError
 from .language import LanguageModel
+from .localization.localizer import Localizer, golden_numbers
 from .manifest import GoldenSpec
 from .pictures import Pictures
 from .reconstruction import Condition
@@ -49,6 +50,7 @@ def golden_checks(bundle: Bundle, stages: Stages, golden: GoldenSpec) -> Iterato
     """
     wanted = bundle.arrays(golden.outputs)
     fed = ["tokens"]
+    fed += ["hidden", "concept"] if stages.localizer else []
     fed += ["prefix"] if stages.language else []
     fed += ["clip", "latent", "states", "image_latent"] if stages.pictures else []
     missing = [name for name in fed if name not in wanted]
@@ -59,10 +61,23 @@ def golden_checks(bundle: Bundle, stages: Stages, golden: GoldenSpec) -> Iterato
     encoded = stages.encoder.run({"tokens": wanted["tokens"].reshape(1, *tokens.shape)})
     for name in encoded:
         yield _numbers(name, encoded[name], wanted, golden)
+    if stages.localizer:
+        yield from _places(stages.localizer, bundle, wanted, golden)
     if stages.language:
         yield from _texts(stages.language, wanted, golden)
     if stages.pictures:
         yield from _pictures(stages.pictures, wanted, golden)
+
+
+def _places(
+    localizer: Localizer, bundle: Bundle, wanted: Arrays, golden: GoldenSpec
+) -> Iterator[Check]:
+    if golden.concept:
+        vectors = localizer.concepts.vectors([golden.concept])
+        yield _numbers("concept", vectors, wanted, golden)
+    volume = load_volume(bundle.path(golden.volume))
+    for name, found in golden_numbers(localizer, volume, wanted):
+        yield _numbers(name, found, wanted, golden)
 
 
 def _texts(language: LanguageModel, wanted: Arrays, golden: GoldenSpec) -> Iterator[Check]:
@@ -92,14 +107,15 @@ def _pictures(pictures: Pictures, wanted: Arrays, golden: GoldenSpec) -> Iterato
 
 
 def _numbers(name: str, found: NDArray[Any], wanted: Arrays, golden: GoldenSpec) -> Check:
-    if name not in wanted or name not in golden.tolerance:
+    kind = name.partition("_")[0] if name not in golden.tolerance else name
+    if name not in wanted or kind not in golden.tolerance:
         raise BundleError(
             f"{golden.outputs} or its tolerances lack {name}; export the bundle again"
         )
     expected = wanted[name].reshape(found.shape)
     largest = float(np.abs(expected).max()) or 1.0
     difference = float(np.abs(found - expected).max()) / largest
-    allowed = golden.tolerance[name]
+    allowed = golden.tolerance[kind]
     return Check(
         what=name,
         passed=difference <= allowed,

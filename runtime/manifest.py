@@ -52,10 +52,22 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LocalizerSpec:
+    """The graph behind one encoder that says which cubes speak for a concept."""
+
+    file: str
+    inputs: dict[str, TensorSpec]
+    """hidden, of the encoder, and concepts (K, E)."""
+    outputs: dict[str, TensorSpec]
+    """relevance (K, N) and similarity (K,)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSpec:
     """One encoder: its graph, its geometry, its contract."""
 
     role: str
+    """decode: gives all answers; localize: only places concepts."""
     file: str
     arrays: str
     """NumPy archive with active, mean and inv_std."""
@@ -63,6 +75,7 @@ class EncoderSpec:
     normalisation: str
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+    localizer: LocalizerSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +143,27 @@ class DiffusionSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LocalizationSpec:
+    """How a concept becomes a vector, and relevance a map."""
+
+    concept_encoder: str
+    tokenizer: str
+    length: int
+    """Tokens of a concept, its begin and end included."""
+    pad_id: int
+    bos_id: int
+    eos_id: int
+    relu: bool
+    """Keep only what speaks for the concept."""
+    scaling: str
+    """Of a finished map: max, minmax or none."""
+    fusion: str
+    """Of the maps of several encoders: mean or max."""
+    threshold: float
+    """From which value of a scaled map on a voxel counts as located."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KernelSpec:
     """The compiled kernels."""
 
@@ -156,6 +190,8 @@ class GoldenSpec:
     texts: dict[str, str]
     """Greedy answers by task."""
     image_prompt: str
+    concept: str | None
+    """What is located, where the bundle can."""
     seed: int
     steps: int
     schedule: str
@@ -172,6 +208,7 @@ class Manifest:
     encoders: tuple[EncoderSpec, ...]
     language: LanguageSpec | None
     diffusion: DiffusionSpec | None
+    localization: LocalizationSpec | None
     kernels: KernelSpec | None
     files: dict[str, FileSpec]
     golden: GoldenSpec | None
@@ -182,3 +219,9 @@ class Manifest:
     def encoder(self) -> EncoderSpec:
         """The encoder that decodes."""
         return next(encoder for encoder in self.encoders if encoder.role == "decode")
+
+    @property
+    def localizing(self) -> tuple[EncoderSpec, ...]:
+        """The encoders that localize, the one that decodes first."""
+        found = [encoder for encoder in self.encoders if encoder.localizer]
+        return tuple(sorted(found, key=lambda encoder: encoder.role))

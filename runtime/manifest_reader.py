@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import BundleError
+from .localization.choices import FUSIONS, SCALINGS
+from .localization.contract import check_localizers
 from .manifest import (
     DiffusionSpec,
     EncoderSpec,
@@ -20,6 +22,8 @@ from .manifest import (
     Json,
     KernelSpec,
     LanguageSpec,
+    LocalizationSpec,
+    LocalizerSpec,
     Manifest,
     Shape,
     TemplateSpec,
@@ -148,6 +152,7 @@ def read_manifest(document: Any) -> Manifest:
         encoders=tuple(_encoder(_Fields(e, f"encoders[{i}]")) for i, e in enumerate(encoders)),
         language=_language(top.object("language")) if "language" in top else None,
         diffusion=_diffusion(top.object("diffusion")) if "diffusion" in top else None,
+        localization=_localization(top.object("localization")) if "localization" in top else None,
         kernels=_kernels(top.object("kernels")) if "kernels" in top else None,
         files={
             name: FileSpec(sha256=f.text("sha256"), size_bytes=f.whole("bytes", 0))
@@ -187,6 +192,15 @@ def _encoder(fields: _Fields) -> EncoderSpec:
             align_corners=grid.flag("align_corners"),
             cubes=grid.whole("cubes"),
         ),
+        localizer=_localizer(fields.object("localizer")) if "localizer" in fields else None,
+    )
+
+
+def _localizer(fields: _Fields) -> LocalizerSpec:
+    return LocalizerSpec(
+        file=fields.text("file"),
+        inputs=_tensors(fields, "inputs"),
+        outputs=_tensors(fields, "outputs"),
     )
 
 
@@ -262,6 +276,21 @@ def _diffusion(fields: _Fields) -> DiffusionSpec:
     return spec
 
 
+def _localization(fields: _Fields) -> LocalizationSpec:
+    return LocalizationSpec(
+        concept_encoder=fields.text("concept_encoder"),
+        tokenizer=fields.text("tokenizer"),
+        length=fields.whole("length", 3),
+        pad_id=fields.whole("pad_id", 0),
+        bos_id=fields.whole("bos_id", 0),
+        eos_id=fields.whole("eos_id", 0),
+        relu=fields.flag("relu"),
+        scaling=fields.text("scaling", SCALINGS),
+        fusion=fields.text("fusion", FUSIONS),
+        threshold=fields.number("threshold"),
+    )
+
+
 def _kernels(fields: _Fields) -> KernelSpec:
     return KernelSpec(contract=fields.text("contract"), targets=fields.strings("targets"))
 
@@ -272,6 +301,7 @@ def _golden(fields: _Fields) -> GoldenSpec:
         outputs=fields.text("outputs"),
         texts={task: fields.text(task) for task in TEXT_TASKS if task in fields},
         image_prompt=fields.text("image_prompt"),
+        concept=fields.text("concept") if "concept" in fields else None,
         seed=fields.whole("seed", 0),
         steps=fields.whole("steps"),
         schedule=fields.text("schedule"),
@@ -285,6 +315,8 @@ def _check_parts(manifest: Manifest) -> None:
     outputs = manifest.encoder.outputs
     if "tokens" not in manifest.encoder.inputs or "clip" not in outputs:
         raise BundleError("manifest.json: the encoder must take tokens and give clip")
+    if manifest.localization:
+        check_localizers(manifest)
     if manifest.language:
         spec = manifest.language
         _check_output(outputs, "prefix", (1, spec.prefix_length, spec.width), "language")

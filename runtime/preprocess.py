@@ -92,6 +92,9 @@ class Preprocessor:
             raise MissingExtraError(str(exc)) from exc
         self.provider = {"cpu": "native C", "cuda": "CUDA kernel"}[device]
         """What makes the tokens."""
+        masked = statistics.get("inv_std")
+        self.live = self.geometry.in_grid & (True if masked is None else masked != 0)
+        """(N, C) elements of the tokens that are voxels of the grid and not masked."""
         self._voxels = self.geometry.voxels[self.geometry.in_grid]  # (V, 3)
         self._last: tuple[tuple[int, ...], bytes, Matrix] | None = None
 

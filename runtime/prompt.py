@@ -29,7 +29,7 @@ class PromptEncoder:
     def __init__(self, engine: Engine, tokenizer: Path, spec: DiffusionSpec) -> None:
         self._engine = engine
         self._spec = spec
-        self._tokenizer = _load_tokenizer(tokenizer)
+        self._tokenizer = load_tokenizer(tokenizer)
         self._last: tuple[str, NDArray[np.float32], int] | None = None
         self.empty, _ = self.encode("", remember=False)
         """(1, L, W) float32 of no text."""
@@ -59,7 +59,8 @@ class PromptEncoder:
         return states, cut
 
 
-def _load_tokenizer(path: Path) -> Any:
+def load_tokenizer(path: Path) -> Any:
+    """A `tokenizers` JSON file, without its own padding and truncation."""
     try:
         from tokenizers import Tokenizer
     except ImportError as exc:

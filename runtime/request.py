@@ -31,6 +31,8 @@ class Request:
     """Show the guess after every so many denoising steps; 0 for never."""
     deadline_s: float | None = None
     """Seconds from the call to the last answer."""
+    locate: tuple[str, ...] = ()
+    """Concepts whose place is wanted."""
     token_log_probs: bool = False
     """Whether the result keeps the log-probability of every token."""
 
@@ -38,7 +40,7 @@ class Request:
         for task in self.tasks:
             if task not in TASKS:
                 raise InputError(f"'tasks' must be of {', '.join(TASKS)}; got {task!r}")
-        if not self.tasks and not self.ask:
+        if not self.tasks and not self.ask and not self.locate:
             raise InputError(f"nothing to do: 'tasks' is empty; name some of {', '.join(TASKS)}")
         if any(not question.strip() for question in self.ask):
             raise InputError("'ask' holds an empty question")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .localization.location import Location
 
 Pixels = NDArray[np.uint8]
 
@@ -49,6 +52,8 @@ class Result:
     """The prompt that the language model wrote."""
     image_prompt: str | None = None
     """The text that conditioned the picture; None for none."""
+    locations: list[Location] = field(default_factory=list["Location"])
+    """Where concepts are that were asked for."""
     answers: list[AnsweredQuestion] = field(default_factory=list[AnsweredQuestion])
     image: Pixels | None = None
     """(H, W, 3) RGB."""
@@ -111,6 +116,11 @@ class Result:
             "description": self.description,
             "prompt": self.prompt,
             "answers": [{"question": a.question, "answer": a.answer} for a in self.answers] or None,
+            "located": [
+                {"concept": one.concept, "similarity": round(one.similarity, 4)}
+                for one in self.locations
+            ]
+            or None,
             "log_prob": {name: rounded(mean) for name, mean in self.log_prob.items()} or None,
             "token_log_probs": {
                 name: scores_as_dicts(scores) for name, scores in self.token_log_probs.items()

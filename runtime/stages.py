@@ -15,6 +15,8 @@ from .engine import Engine, OnnxEngine, check_contract, warm
 from .errors import InputError
 from .kernels import open_kernels
 from .language import LanguageModel
+from .localization.localizer import NONE, Localizer, open_localizer
+from .manifest import EncoderSpec
 from .pictures import Pictures, open_pictures, open_ranker, warm_pictures
 from .preprocess import Preprocessor
 
@@ -32,6 +34,7 @@ class Stages:
     encoder: Engine
     language: LanguageModel | None
     pictures: Pictures | None
+    localizer: Localizer | None
     placement: dict[str, str]
 
     def encode(self, tokens: Floats) -> dict[str, Floats]:
@@ -60,8 +63,16 @@ class Stages:
             )
         return self.language
 
+    def need_localizer(self) -> Localizer:
+        """What places concepts; an InputError where the bundle has none."""
+        if not self.localizer:
+            raise InputError(NONE)
+        return self.localizer
+
     def close(self) -> None:
         """Free what Python does not free by itself; may be called twice."""
+        if self.localizer:
+            self.localizer.close()
         self.preprocessor.close()
         if self.language:
             self.language.close()
@@ -92,18 +103,25 @@ def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Sta
     if not 1 <= threads <= MOST_THREADS:
         raise InputError(f"'threads' must be 1 to {MOST_THREADS}; got {threads}")
     spec = bundle.manifest.encoder
-    arrays, scale = bundle.arrays(spec.arrays), bundle.manifest.input.scale
     kernels = open_kernels(bundle) if devices["preprocess"] == "cuda" else None
-    preprocessor = Preprocessor(
-        spec, arrays, scale, threads, device=devices["preprocess"], kernels=kernels
-    )
+
+    def open_preprocessor(encoder: EncoderSpec) -> Preprocessor:
+        arrays, scale = bundle.arrays(encoder.arrays), bundle.manifest.input.scale
+        return Preprocessor(
+            encoder, arrays, scale, threads, device=devices["preprocess"], kernels=kernels
+        )
+
+    preprocessor = open_preprocessor(spec)
     encoder = open_stage(bundle, devices, threads, "encoder", spec.file)
     check_contract(encoder, spec.inputs, spec.outputs)
     placement = {"preprocess": preprocessor.provider, "encoder": encoder.provider}
     pictures = None
+    open_one = partial(open_stage, bundle, devices, threads)
+    localizer = open_localizer(
+        bundle, preprocessor, open_preprocessor, open_one, placement, threads
+    )
     if bundle.manifest.diffusion:
         diffusion = bundle.manifest.diffusion
-        open_one = partial(open_stage, bundle, devices, threads)
         pictures = open_pictures(bundle, diffusion, open_one, placement)
         pictures.ranker = open_ranker(bundle, diffusion, open_one, placement)
     language = None
@@ -116,6 +134,7 @@ def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Sta
         encoder=encoder,
         language=language,
         pictures=pictures,
+        localizer=localizer,
         placement=placement,
     )
 
@@ -132,6 +151,8 @@ def warm_up(stages: Stages, costs: Costs) -> None:
     """Run every stage once on zeros: memory is allocated, kernels are chosen, costs are known."""
     with costs.measured("encode"):
         warm(stages.encoder)
+    if stages.localizer:
+        stages.localizer.warm_up(costs)
     if stages.language:
         _warm_language(stages.language, stages.encoder, costs)
     if stages.pictures:

@@ -1,0 +1,124 @@
+"""Relevance of cubes to a heat map on the model grid, and from there to a volume's own grid.
+
+Both ways are one pass of the resample kernel: the grid of cubes is a small volume whose voxels are
+the cubes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...kernels import Geometry, Resampler
+from ..volume import Volume
+
+Floats = NDArray[np.float32]
+Matrix = NDArray[np.float64]
+
+_TILE = 16
+"""Edge of the cubes in which a map on a volume's grid is made, for speed alone."""
+_LEAST = 1e-12
+
+
+class CubeMap:
+    """Brings values of one encoder's cubes to the model grid by trilinear interpolation.
+
+    A cube's value belongs to its centre. Only active cubes have one: where a neighbour has none,
+    the others count alone. Outside the active cubes the map is 0.
+
+    Parameters
+    ----------
+    geometry : Geometry
+    threads : int
+    """
+
+    def __init__(self, geometry: Geometry, threads: int) -> None:
+        self.geometry = geometry
+        self._resample = Resampler(geometry, impl="cpu", threads=threads)
+        self._matrix = _cubes_of_voxels(geometry)
+        self._share = self._at_voxels(np.ones(len(geometry.active), np.float32))
+        x, y, z = geometry.voxels[geometry.in_grid].T
+        self._where = x, y, z
+
+    def tokens(self, values: Floats) -> Floats:
+        """Interpolated values, (N,) -> (N, C), for every element of the encoder's tokens."""
+        return self._at_voxels(values) / np.maximum(self._share, _LEAST)
+
+    def grid(self, values: Floats) -> Floats:
+        """Interpolated values, (N,) -> (X, Y, Z), on the model grid."""
+        out = np.zeros(self.geometry.grid, np.float32)
+        out[self._where] = self.tokens(values)[self.geometry.in_grid]
+        return out
+
+    def tokens_of(self, grid: Floats) -> Floats:
+        """A map on the model grid, (X, Y, Z), as this encoder's tokens (N, C); padding is 0."""
+        out = np.zeros(self.geometry.shape, np.float32)
+        out[self.geometry.in_grid] = grid[self._where]
+        return out
+
+    def _at_voxels(self, values: Floats) -> Floats:
+        cubes = np.zeros(self.geometry.cube_grid, np.float32)
+        cubes.flat[self.geometry.active] = values
+        return self._resample(cubes, model_to_source=self._matrix)
+
+
+def _cubes_of_voxels(geometry: Geometry) -> Matrix:
+    """Voxel centres of the model grid to coordinates in the grid of cubes, (4, 4)."""
+    matrix = np.eye(4)
+    matrix[[0, 1, 2], [0, 1, 2]] = 1 / geometry.cube
+    matrix[:3, 3] = (np.array(geometry.pad_front) + 0.5) / geometry.cube - 0.5
+    return matrix
+
+
+def fuse(maps: Sequence[Floats], fusion: str) -> Floats:
+    """Several encoders' maps (X, Y, Z) of one concept as one, each scaled to its largest value."""
+    if len(maps) == 1:
+        return maps[0]
+    scaled = np.stack([scale(one, "max") for one in maps])
+    return scaled.mean(0) if fusion == "mean" else scaled.max(0)
+
+
+def scale(heat: Floats, scaling: str) -> Floats:
+    """A finished map: divided by its largest absolute value, brought to 0 to 1, or as it is."""
+    if scaling == "none":
+        return heat
+    if scaling == "minmax":
+        low, high = heat.min(), heat.max()
+        return (heat - low) / max(high - low, _LEAST)
+    return heat / max(float(np.abs(heat).max()), _LEAST)
+
+
+def to_volume(heat: Floats, model_to_source: Matrix, shape: Sequence[int], threads: int) -> Floats:
+    """A map on the model grid, carried to a volume's own grid; 0 outside the model grid.
+
+    Parameters
+    ----------
+    heat : (X, Y, Z) float32
+    model_to_source : (4, 4) float64
+        Voxel centres of the model grid to those of the volume.
+    shape : (3,) int
+        Of the volume.
+    threads : int
+    """
+    x, y, z = shape
+    tiles = [-(-size // _TILE) for size in shape]
+    geometry = Geometry(grid=(x, y, z), cube=_TILE, active=np.arange(int(np.prod(tiles))))
+    resample = Resampler(geometry, impl="cpu", threads=threads)
+    cut = resample(heat, model_to_source=np.linalg.inv(model_to_source))
+    a, b, c = tiles
+    joined = cut.reshape(a, b, c, _TILE, _TILE, _TILE).transpose(0, 3, 1, 4, 2, 5)
+    return np.ascontiguousarray(joined.reshape(a * _TILE, b * _TILE, c * _TILE)[:x, :y, :z])
+
+
+def to_image(heat: Floats, volume: Volume, concept: str) -> object:
+    """A heat map on a volume's grid as a nibabel image that says what it shows."""
+    import nibabel as nib
+
+    image = nib.Nifti1Image(heat, volume.affine)
+    image.header.set_xyzt_units("mm")
+    image.header["cal_max"] = float(heat.max())
+    # 80 bytes, of which the last ends the text
+    image.header["descrip"] = f"where: {concept}".encode()[:79]
+    return image
