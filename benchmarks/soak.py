@@ -1,8 +1,8 @@
 """Does a run survive everything at once, and does it stay the same size for hours?
 
-    python -P benchmarks/soak.py --json benchmarks/results/soak.json
+    python benchmarks/soak.py --json benchmarks/results/soak.json
 
-Three parts, each checked before anything is written down:
+Four parts, each checked before anything is written down:
 
 - faults: each kind alone and three at once, by many seeds. Nothing that arrived may be lost, every
   fault must be named in the summary, answers that a fault cannot touch must be those of the run
@@ -11,9 +11,12 @@ Three parts, each checked before anything is written down:
   be those of a run that was left alone;
 - hours: volumes of four hours in runs of forty minutes, played as fast as they are taken. The last
   run may take no more memory than the first, nor its end more than its beginning, within 2 %.
+- latency: runs of 200 volumes on two grids, twice as fast as real, every answer with preview,
+  caption and image within a deadline of one TR. No deadline may be missed.
 
-The first and the last run at a simulated clock, the second against a second process that plays the
-scanner. `--part` runs one of them, `--seeds`, `--kills` and `--volumes` make it shorter.
+Faults run at a simulated clock, kills against a second process that plays the scanner, latency in
+real time on a machine that must be idle. `--part` runs one of them; `--seeds`, `--kills` and
+`--volumes` make it shorter.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ from scanside.runtime.realtime.memory import Memory
 from scanside.runtime.realtime.replay import Manner, Player
 from scanside.runtime.realtime.run import Run
 from scanside.runtime.realtime.run_file import RunFile
-from scanside.runtime.realtime.run_setup import RunRequest
+from scanside.runtime.realtime.run_setup import RunRequest, complete_config
 from scanside.runtime.realtime.session_config import SessionConfig
 from scanside.runtime.realtime.simulated_run import SimulatedRun, Simulation
 from scanside.runtime.realtime.source import Arrival
@@ -58,6 +61,8 @@ CODE = "import sys; from scanside.runtime.cli import main; raise SystemExit(main
 LOST = {Mishap.DROP, Mishap.TRUNCATE, Mishap.SHORT}
 RECOVERED = {Mishap.DUPLICATE, Mishap.SECOND_SERIES, Mishap.CLOCK_SKEW, Mishap.STALL}
 """Faults after which the run's own volumes have come in their order, so that no answer changes."""
+GRIDS = {"64x64x36": (3.0, 3.0, 3.6), "81x104x83": (1.8, 1.8, 1.8)}
+SPEED = 2.0
 RUN_VOLUMES = 1500
 """Of a long run: 40 minutes."""
 Said = dict[tuple[int, int], tuple[str, str | None]]
@@ -234,6 +239,29 @@ def start(arguments: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
+def latency_part(decoder: Decoder, folder: Path) -> dict[str, Any]:
+    """From a volume's arrival to each answer, on the run's own clock."""
+    found: dict[str, Any] = {}
+    for grid, voxel_mm in GRIDS.items():
+        shape = tuple(int(size) for size in grid.split("x"))
+        recorded = folder / f"{grid}_bold.nii"
+        events = SimulatedRun(Simulation(shape=shape, voxel_mm=voxel_mm, noise_percent=0.3)).write(
+            recorded
+        )
+        out = folder / f"latency-{grid}"
+        request = RunRequest(source=f"file:{recorded}", events=str(events), out=out)
+        given = {"tr_s": None, "volumes": None, "speed": SPEED, "deadline_s": TR_S}
+        summary = Run(decoder, request, complete_config(request, given)).play()
+        check(summary["faults"] == {}, f"{grid}: faults {sorted(summary['faults'])}")
+        found[grid] = {
+            "missed_deadlines": summary["missed_deadlines"],
+            "answers": summary["answers"]["answered"],
+            "latency_ms": summary["latency_ms"],
+        }
+        recorded.unlink()
+    return found
+
+
 class Endless:
     """The same volumes again and again, as fast as they are taken."""
 
@@ -318,13 +346,13 @@ def resident_kb() -> int:
 def main() -> None:
     """The parts, one after another."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", action="append", choices=("faults", "kills", "hours"))
+    parser.add_argument("--part", action="append", choices=("faults", "kills", "hours", "latency"))
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--volumes", type=int, default=9000, help="4 hours of TR 1.6 s: 9000")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    parts = args.part or ["faults", "kills", "hours"]
+    parts = args.part or ["faults", "kills", "hours", "latency"]
     result: dict[str, Any] = {"machine": machine(), "soak": {}}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -333,6 +361,9 @@ def main() -> None:
                 result["soak"]["faults"] = faults_part(decoder, folder, args.seeds)
             if "hours" in parts:
                 result["soak"]["hours"] = hours_part(decoder, folder, args.volumes)
+        if "latency" in parts:
+            with Decoder.open("reference", threads=2) as decoder:
+                result["soak"]["latency"] = latency_part(decoder, folder)
         if "kills" in parts:
             result["soak"]["kills"] = kills_part(folder, args.kills)
     write(result, args.json)
