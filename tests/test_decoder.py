@@ -174,6 +174,8 @@ def test_placement_names_what_executes_each_stage(decoder: Decoder, volume: Path
         "vae_decoder": "CPUExecutionProvider",
         "preview_decoder": "CPUExecutionProvider",
         "image_encoder": "CPUExecutionProvider",
+        "concept_encoder": "CPUExecutionProvider",
+        "localizer": "CPUExecutionProvider",
     }
 
 
