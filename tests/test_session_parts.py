@@ -16,6 +16,7 @@ from scanside.runtime.realtime.frame import Frame
 from scanside.runtime.realtime.glm import Beta
 from scanside.runtime.realtime.journal import Journal
 from scanside.runtime.realtime.live_markers import LslMarkers
+from scanside.runtime.realtime.locked_memory import locked_memory, may_lock
 from scanside.runtime.realtime.lsl_outlet import LslOutlet
 from scanside.runtime.realtime.memory import Memory
 from scanside.runtime.realtime.normalisation import RunningNormalisation
@@ -248,3 +249,14 @@ def test_a_marker_comes_with_the_time_at_which_it_was_sent():
 def test_a_stream_that_is_not_there_is_named():
     with pytest.raises(InputError, match="no LSL stream is called 'scanside-nobody'"):
         LslMarkers("scanside-nobody", local=True)
+
+
+def test_memory_is_locked_where_that_is_allowed():
+    def locked_kb() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmLck:")[1].split()[0])
+
+    with locked_memory() as locked:
+        assert locked == may_lock()
+        assert (locked_kb() > 0) == locked
+    assert locked_kb() == 0

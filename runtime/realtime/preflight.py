@@ -23,6 +23,7 @@ from .beta_scale import BetaScale
 from .file_source import FileSource
 from .folder_source import FolderSource
 from .frame import Frame
+from .locked_memory import may_lock
 from .memory import Memory
 from .run_file import RunFile
 from .run_folder import RunFolder
@@ -180,6 +181,7 @@ def _budget(decoder: Decoder, request: RunRequest, config: SessionConfig) -> str
     found = (
         f"a volume of {' x '.join(map(str, shape))} takes {1e3 * most_s:.0f} ms, an answer "
         f"{1e3 * answer_s:.0f} ms of {1e3 * config.budget_s:.0f} ms"
+        f"{'' if may_lock() else '; memory cannot be locked (ulimit -l unlimited)'}"
     )
     if most_s + answer_s > min(config.budget_s, config.pace_s) or result.degraded:
         why = "; ".join(result.degraded) or "that does not fit into one TR"

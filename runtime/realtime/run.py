@@ -16,6 +16,7 @@ from ..errors import InputError
 from .answering import Answering
 from .arrivals import Arrivals
 from .beta_scale import BetaScale
+from .locked_memory import locked_memory
 from .memory import Memory
 from .run_folder import ANSWERS, RunFolder
 from .run_setup import (
@@ -74,6 +75,8 @@ class Run:
         source: Callable[[Memory], Source] | None = None,
     ) -> None:
         self.decoder, self.request, self.config = decoder, request, config
+        self.locked: bool | None = None
+        """Whether the run's memory could be locked; None if it was not played here."""
         self._clock = clock
 
         def make_source(memory: Memory) -> Source:
@@ -157,10 +160,11 @@ class Run:
         """
         session = self.session
         try:
-            while not session.ending:
-                session.step()
-                if show:
-                    show(session)
+            with locked_memory() as self.locked:
+                while not session.ending:
+                    session.step()
+                    if show:
+                        show(session)
             if session.ending is Ending.NEVER_BEGAN:
                 raise InputError(
                     f"no volume came to {self.request.source} within "

@@ -56,6 +56,8 @@ def _notes(run: Run) -> list[str]:
     notes: list[str] = []
     if not run.config.correct_motion:
         notes.append("motion was not corrected: expect worse answers wherever the head moved")
+    if run.locked is False:
+        notes.append("memory was not locked ('ulimit -l unlimited' allows it): volumes may stall")
     if run.folder.trouble:
         notes.append(f"{run.folder.trouble}; what followed was decoded and not written")
     return notes
