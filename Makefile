@@ -38,5 +38,5 @@ check: .venv/dev.stamp
 
 .venv/dev.stamp: .venv/runtime.stamp
 	@echo "Installing PyTorch, the exporters and the test tools: a large download, once."
-	$(PIP) -e '.[cpu,export,realtime,dev]'
+	$(PIP) -e '.[cpu,export,realtime,plot,dev]'
 	@touch $@

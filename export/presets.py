@@ -3,7 +3,7 @@
 `paper` is the full system of "Neuro-Vision to Language" (arXiv 2404.19438) with Stable unCLIP 2.1-L
 and Llama-3-8B; `paper-1b` swaps in a language model of Llama-3.2-1B's shape, `paper-pictures` a toy
 one, for work on the picture stage alone. `narrow` has the full wiring of that stage at small width;
-`tiny` has every part at toy width.
+`tiny` has every part at toy width, `tiny-three` three encoders beside.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ class Preset:
     """Active cubes N that the made-up mask keeps."""
     encoder: Config
     """`ViT3DConfig` without `num_cubes`."""
+    other_cubes: tuple[int, ...] = ()
+    """Edges of the cubes of further encoders, which localize concepts."""
     unet: Config
     vae: Config
     prompt_text: Config
@@ -264,6 +266,7 @@ _PAPER_PICTURES = replace(
 
 PRESETS: dict[str, Preset] = {
     "tiny": _TINY,
+    "tiny-three": replace(_TINY, other_cubes=(5, 4)),
     "narrow": _NARROW,
     "paper-pictures": _PAPER_PICTURES,
     "paper-1b": _PAPER_1B,

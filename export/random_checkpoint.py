@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def write_random_checkpoint(
 
     Parameters
     ----------
-    name : {"tiny", "narrow", "paper-pictures", "paper-1b", "paper"}
+    name : {"tiny", "tiny-three", "narrow", "paper-pictures", "paper-1b", "paper"}
         `paper` writes about 21 GB, `paper-1b` about 7 GB, `paper-pictures` about 4 GB.
     folder : Path
         Created; existing files of the same names are overwritten.
@@ -111,6 +112,11 @@ def _write_encoder(preset: Preset, folder: Path, seed: int) -> None:
     }
     for name, volume in volumes.items():
         nib.save(nib.Nifti1Image(volume, np.array(config.affine)), geometry / f"{name}.nii.gz")
+    for cube in preset.other_cubes:
+        count = len(active_cubes(mask, cube, config.pad, config.keep_fraction))
+        torch.manual_seed(seed + cube)
+        other = ViT3D(replace(config, cube=cube, num_cubes=count))
+        other.save(folder.with_name(f"encoder_{cube}"))
 
 
 def write_llm(preset: Preset, folder: Path, seed: int) -> None:

@@ -10,13 +10,15 @@ from .errors import (
     MissingExtraError,
     ScansideError,
 )
-from .events import Done, Event, Image, Intermediate, Preview, Token
+from .events import Done, Event, Heatmap, Image, Intermediate, Preview, Token
 from .generation import Generation
+from .localization.location import Ablation, Location
 from .reply import Reply
 from .result import AnsweredQuestion, Candidate, Result, TokenScore
 from .sampling import Sampling
 
 __all__ = [
+    "Ablation",
     "AnsweredQuestion",
     "BundleError",
     "Candidate",
@@ -27,9 +29,11 @@ __all__ = [
     "Done",
     "Event",
     "Generation",
+    "Heatmap",
     "Image",
     "InputError",
     "Intermediate",
+    "Location",
     "MissingExtraError",
     "Preview",
     "Reply",

@@ -36,6 +36,18 @@ def tiny_bundle(
 
 
 @pytest.fixture(scope="session")
+def three_encoder_bundle(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Path:
+    """`tiny_bundle` with two more encoders, which localize; kept as that is. Read only."""
+    from scanside.export.random_checkpoint import write_random_checkpoint
+
+    checkpoint = tmp_path_factory.mktemp("checkpoint") / "three"
+    write_random_checkpoint("tiny-three", checkpoint)
+    return _exported(checkpoint, "three", tmp_path_factory, pytestconfig)
+
+
+@pytest.fixture(scope="session")
 def narrow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights in the full-size wiring of the picture stage, at small width."""
     from scanside.export.random_checkpoint import write_random_checkpoint

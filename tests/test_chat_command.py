@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from scanside.runtime import Decoder
+from scanside.runtime.bundle import Bundle
 from scanside.runtime.cli import main
 
 TRIALS = Path(__file__).parent.parent / "runtime/reference/trials"
@@ -105,10 +106,14 @@ def test_what_cannot_be_answered_is_one_sentence_and_the_next_line_is_answered(
     assert lines[1]
 
 
-def test_a_concept_is_named_and_its_place_is_not_shown(piped: Piped, volume: Path):
-    code, (_, named), errors = piped("/locate red circle\n")
-    assert (code, len(errors)) == (1, 1)
-    assert "this bundle has no localizer, so it cannot show where 'red circle' is" in errors[0]
+def test_a_concept_is_named_and_its_place_is_shown(piped: Piped, volume: Path):
+    code, (_, named, *shown), errors = piped("/locate red circle\n")
+    if Bundle.open("reference").manifest.localization:
+        assert (code, errors) == (0, [])
+        assert Path(shown[0].removeprefix("heatmap: ")).exists()
+    else:
+        assert (code, shown, len(errors)) == (1, [], 1)
+        assert "this bundle has no localizer" in errors[0]
     with (
         Decoder.open("reference", threads=1, warm=False) as decoder,
         decoder.chat(volume) as chat,

@@ -7,6 +7,7 @@ import importlib
 import io
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from ..chat import Chat
@@ -15,6 +16,7 @@ from ..decoder import Decoder
 from ..errors import InputError, ScansideError
 from ..events import Token
 from ..generation import Generation
+from ..localization.files import NAMES, as_image, write_location
 from ..reply import Reply
 from ..sampling import Sampling
 from .decode import folder_for, write_result
@@ -22,7 +24,7 @@ from .decode import folder_for, write_result
 _HELP = """\
 /caption         a caption of the volume
 /describe        a detailed description
-/locate CONCEPT  names the concept; its place in the brain needs a localizer
+/locate CONCEPT  names the concept, and writes where in the brain it is
 /new             a new conversation about the same volume
 /quit            the end"""
 
@@ -88,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
         decoder.chat(args.volume, index=args.index) as chat,
     ):
         _show_picture(decoder, chat, args)
-        return Dialogue(chat, generation, confidence=args.confidence).run()
+        place = partial(_show_place, decoder, args)
+        return Dialogue(chat, generation, place, confidence=args.confidence).run()
 
 
 def _show_picture(decoder: Decoder, chat: Chat, args: argparse.Namespace) -> None:
@@ -106,6 +109,19 @@ def _show_picture(decoder: Decoder, chat: Chat, args: argparse.Namespace) -> Non
     print(f"picture: {document['image']}", flush=True)
 
 
+def _show_place(decoder: Decoder, args: argparse.Namespace, concept: str) -> None:
+    """Write a concept's heat map and its pictures, and say where they are."""
+    (location,) = decoder.locations(args.volume, concept, index=args.index)
+    out = args.out or folder_for(args.volume, args.index)
+    out.mkdir(parents=True, exist_ok=True)
+    background = as_image(args.volume, args.index)
+    written = write_location(location, out, background, {"bundle": decoder.bundle.sha256})
+    for kind in written.kinds:
+        print(f"{kind}: {out / NAMES[kind]}", flush=True)
+    for sentence in written.degraded:
+        print(f"({sentence})", flush=True)
+
+
 def _progress(doing: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\033[K{doing}", end="", file=sys.stderr, flush=True)
@@ -119,13 +135,23 @@ class Dialogue:
     chat : Chat
     generation : Generation
         How answers are written.
+    place : callable
+        Shows where in the brain a concept is.
     confidence : bool
         Show each answer's mean log-probability.
     """
 
-    def __init__(self, chat: Chat, generation: Generation, *, confidence: bool) -> None:
+    def __init__(
+        self,
+        chat: Chat,
+        generation: Generation,
+        place: Callable[[str], None],
+        *,
+        confidence: bool,
+    ) -> None:
         self._chat = chat
         self._generation = generation
+        self._place = place
         self._confidence = confidence
         self._typed = sys.stdin.isatty()
         self._failed = False
@@ -169,11 +195,11 @@ class Dialogue:
         commands[name](rest.strip())
 
     def _locate(self, concept: str) -> None:
-        """The language model names the concept; a heat map of it would need a localizer."""
+        """The language model names the concept, the localizer places it."""
         if not concept:
             raise InputError("/locate needs a concept, for example /locate red circle")
         self._show(self._chat.stream_task("locate", self._generation, concept=concept))
-        raise InputError(f"this bundle has no localizer, so it cannot show where {concept!r} is")
+        self._place(concept)
 
     def _show(self, events: Iterator[Token | Reply]) -> None:
         for event in events:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..decoder import Decoder
+from ..localization.files import NAMES, as_image, write_location
 from ..png import write_png
 from ..request import TASKS, task_list
 from ..result import Result
@@ -29,6 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ask", action="append", default=[], metavar="TEXT", help="a question; may be repeated"
+    )
+    parser.add_argument(
+        "--locate",
+        metavar="CONCEPT",
+        help="write where in the brain a concept is: heatmap.nii.gz, and pictures of it",
+    )
+    parser.add_argument(
+        "--anatomy",
+        type=Path,
+        metavar="FILE",
+        help="NIfTI file that the heat map is drawn over (default: the volume itself)",
     )
     parser.add_argument(
         "--prompt",
@@ -98,14 +110,27 @@ def run(args: argparse.Namespace) -> int:
             ask=args.ask,
             token_log_probs=args.token_log_probs,
             candidates=args.candidates,
+            locate=() if args.locate is None else args.locate,
         )
-    document = write_result(result, args.out or folder_for(args.volume, args.index))
+    background = None
+    if result.locations:
+        under = (args.anatomy, None) if args.anatomy else (args.volume, args.index)
+        background = as_image(*under)
+    out = args.out or folder_for(args.volume, args.index)
+    document = write_result(result, out, background)
     print(json.dumps(document, ensure_ascii=False) if args.json else _readable(document))
     return 0
 
 
-def write_result(result: Result, out: Path) -> dict[str, Any]:
-    """Write preview.png, image.png and result.json into a folder, none of them half.
+def write_result(result: Result, out: Path, background: Any = None) -> dict[str, Any]:
+    """Write preview.png, image.png, the heat map and result.json into a folder, none of them half.
+
+    Parameters
+    ----------
+    result : Result
+    out : Path
+    background : nibabel image, optional
+        What the heat map is drawn over; needed where there is one.
 
     Returns
     -------
@@ -114,17 +139,23 @@ def write_result(result: Result, out: Path) -> dict[str, Any]:
     """
     pictures = {"image": result.image, "preview": result.preview}
     made = {kind: pixels for kind, pixels in pictures.items() if pixels is not None}
-    document = result.as_dict({kind: str(out / f"{kind}.png") for kind in made})
+    names = {kind: f"{kind}.png" for kind in pictures} | NAMES
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as name:
         scratch = Path(name)
         for kind, pixels in made.items():
-            write_png(scratch / f"{kind}.png", pixels, result.provenance(kind))
+            write_png(scratch / names[kind], pixels, result.provenance(kind))
+        written = [*made]
+        for location in result.locations[:1]:
+            shown = write_location(location, scratch, background, result.provenance("heatmap"))
+            written += shown.kinds
+            result.degraded += shown.degraded
+        document = result.as_dict({kind: str(out / names[kind]) for kind in written})
         text = json.dumps(document, indent=2, ensure_ascii=False)
         (scratch / "result.json").write_text(text + "\n", encoding="utf-8")
-        for kind in pictures.keys() - made.keys():
+        for kind in names.keys() - set(written):
             # an earlier run's picture beside this run's result would be taken for this volume's
-            (out / f"{kind}.png").unlink(missing_ok=True)
+            (out / names[kind]).unlink(missing_ok=True)
         for file in scratch.iterdir():
             os.replace(file, out / file.name)
     return document
@@ -139,9 +170,19 @@ def folder_for(volume: Path, index: int | None) -> Path:
 def _readable(document: Mapping[str, Any]) -> str:
     lines = [
         f"{key}: {document[key]}"
-        for key in ("caption", "description", "prompt", "image", "preview")
+        for key in (
+            "caption",
+            "description",
+            "prompt",
+            "image",
+            "preview",
+            "heatmap",
+            "heatmap_slices",
+        )
         if key in document
     ]
+    for one in document.get("located", []):
+        lines.append(f"similarity to {one['concept']!r}: {one['similarity']:.2f}")
     for turn in document.get("answers", []):
         lines += [f"question: {turn['question']}", f"answer: {turn['answer']}"]
     lines += [f"degraded: {sentence}" for sentence in document["degraded"]]

@@ -26,20 +26,24 @@ class CubeMap:
     """Brings values of one encoder's cubes to the model grid by trilinear interpolation.
 
     A cube's value belongs to its centre. Only active cubes have one: where a neighbour has none,
-    the others count alone. Outside the active cubes the map is 0.
+    the others count alone. Outside the active cubes, and in voxels that the encoder does not read,
+    the map is 0.
 
     Parameters
     ----------
     geometry : Geometry
+    live : (N, C) bool
+        Elements of the tokens that are voxels of the grid and not masked.
     threads : int
     """
 
-    def __init__(self, geometry: Geometry, threads: int) -> None:
+    def __init__(self, geometry: Geometry, live: NDArray[np.bool_], threads: int) -> None:
         self.geometry = geometry
+        self._live = live
         self._resample = Resampler(geometry, impl="cpu", threads=threads)
         self._matrix = _cubes_of_voxels(geometry)
         self._share = self._at_voxels(np.ones(len(geometry.active), np.float32))
-        x, y, z = geometry.voxels[geometry.in_grid].T
+        x, y, z = geometry.voxels[live].T
         self._where = x, y, z
 
     def tokens(self, values: Floats) -> Floats:
@@ -49,13 +53,13 @@ class CubeMap:
     def grid(self, values: Floats) -> Floats:
         """Interpolated values, (N,) -> (X, Y, Z), on the model grid."""
         out = np.zeros(self.geometry.grid, np.float32)
-        out[self._where] = self.tokens(values)[self.geometry.in_grid]
+        out[self._where] = self.tokens(values)[self._live]
         return out
 
     def tokens_of(self, grid: Floats) -> Floats:
-        """A map on the model grid, (X, Y, Z), as this encoder's tokens (N, C); padding is 0."""
+        """A map on the model grid, (X, Y, Z), as this encoder's tokens (N, C)."""
         out = np.zeros(self.geometry.shape, np.float32)
-        out[self.geometry.in_grid] = grid[self._where]
+        out[self._live] = grid[self._where]
         return out
 
     def _at_voxels(self, values: Floats) -> Floats:

@@ -197,7 +197,7 @@ def open_localizer(
         engine = None if decodes else open_engine("localizer", encoder.file)
         if engine:
             check_contract(engine, encoder.inputs, encoder.outputs)
-        cubes = CubeMap(own.geometry, threads)
+        cubes = CubeMap(own.geometry, own.live, threads)
         members.append(Member(localizer=graph, cubes=cubes, preprocessor=own, encoder=engine))
     placement["localizer"] = members[0].localizer.provider
     return Localizer(members, concepts, spec, threads)
