@@ -11,7 +11,7 @@ import ctypes
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 _CURRENT, _FUTURE, _ON_FAULT = 1, 2, 4
@@ -19,7 +19,7 @@ _CURRENT, _FUTURE, _ON_FAULT = 1, 2, 4
 
 
 @contextmanager
-def locked_memory() -> Iterator[bool]:
+def locked_memory() -> Generator[bool]:
     """Lock all memory of this process meanwhile; gives whether it could be."""
     locked = may_lock() and _libc().mlockall(_CURRENT | _FUTURE | _ON_FAULT) == 0
     try:
