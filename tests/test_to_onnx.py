@@ -19,8 +19,13 @@ from scanside.export.vit3d import ViT3D
 GRAPHS = {
     "encoder": (
         {"tokens": [1, 12, 216]},
-        {"clip": [1, 24], "latent": [1, 4, 8, 8], "prefix": [1, 12, 256]},
+        {"clip": [1, 24], "latent": [1, 4, 8, 8], "prefix": [1, 12, 256], "hidden": [1, 13, 64]},
     ),
+    "localizer": (
+        {"hidden": [1, 13, 64], "concepts": [8, 24]},
+        {"relevance": [8, 12], "similarity": [8]},
+    ),
+    "concept_encoder": ({"input_ids": [1, 24]}, {"concept": [1, 24]}),
     "prompt_encoder": ({"input_ids": [1, 24]}, {"states": [1, 24, 320]}),
     "unet": (
         {
