@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels import Geometry, Resampler
-from ..volume import Volume
 
 Floats = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -42,13 +41,14 @@ class CubeMap:
         self._live = live
         self._resample = Resampler(geometry, impl="cpu", threads=threads)
         self._matrix = _cubes_of_voxels(geometry)
-        self._share = self._at_voxels(np.ones(len(geometry.active), np.float32))
+        share = self._at_voxels(np.ones(len(geometry.active), np.float32))
+        self._weight = 1 / np.maximum(share, _LEAST)
         x, y, z = geometry.voxels[live].T
         self._where = x, y, z
 
     def tokens(self, values: Floats) -> Floats:
         """Interpolated values, (N,) -> (N, C), for every element of the encoder's tokens."""
-        return self._at_voxels(values) / np.maximum(self._share, _LEAST)
+        return self._at_voxels(values) * self._weight
 
     def grid(self, values: Floats) -> Floats:
         """Interpolated values, (N,) -> (X, Y, Z), on the model grid."""
@@ -88,10 +88,10 @@ def scale(heat: Floats, scaling: str) -> Floats:
     """A finished map: divided by its largest absolute value, brought to 0 to 1, or as it is."""
     if scaling == "none":
         return heat
+    low, high = float(heat.min()), float(heat.max())
     if scaling == "minmax":
-        low, high = heat.min(), heat.max()
         return (heat - low) / max(high - low, _LEAST)
-    return heat / max(float(np.abs(heat).max()), _LEAST)
+    return heat / max(high, -low, _LEAST)
 
 
 def to_volume(heat: Floats, model_to_source: Matrix, shape: Sequence[int], threads: int) -> Floats:
@@ -107,20 +107,41 @@ def to_volume(heat: Floats, model_to_source: Matrix, shape: Sequence[int], threa
     threads : int
     """
     x, y, z = shape
-    tiles = [-(-size // _TILE) for size in shape]
-    geometry = Geometry(grid=(x, y, z), cube=_TILE, active=np.arange(int(np.prod(tiles))))
+    out = np.zeros((x, y, z), np.float32)
+    tiles = _tiles(heat, model_to_source, shape)
+    if not len(tiles):
+        return out
+    counts = [-(-size // _TILE) for size in shape]
+    flat = np.ravel_multi_index(tuple(tiles.T), counts)
+    geometry = Geometry(grid=(x, y, z), cube=_TILE, active=flat)
     resample = Resampler(geometry, impl="cpu", threads=threads)
     cut = resample(heat, model_to_source=np.linalg.inv(model_to_source))
-    a, b, c = tiles
-    joined = cut.reshape(a, b, c, _TILE, _TILE, _TILE).transpose(0, 3, 1, 4, 2, 5)
-    return np.ascontiguousarray(joined.reshape(a * _TILE, b * _TILE, c * _TILE)[:x, :y, :z])
+    for tile, values in zip(tiles * _TILE, cut.reshape(-1, _TILE, _TILE, _TILE), strict=True):
+        place = out[tuple(slice(first, first + _TILE) for first in tile)]
+        place[:] = values[tuple(slice(size) for size in place.shape)]
+    return out
 
 
-def to_image(heat: Floats, volume: Volume, concept: str) -> object:
-    """A heat map on a volume's grid as a nibabel image that says what it shows."""
+def _tiles(heat: Floats, model_to_source: Matrix, shape: Sequence[int]) -> NDArray[np.int64]:
+    """(n, 3) tiles of a volume's grid within the box around all that is not 0."""
+    sides = [np.flatnonzero(heat.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    if not len(sides[0]):
+        return np.empty((0, 3), np.int64)
+    # trilinear interpolation spreads a voxel to its neighbours' centres
+    ends = [(side[0] - 1, side[-1] + 1) for side in sides]
+    corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
+    points = corners @ model_to_source[:3, :3].T + model_to_source[:3, 3]
+    low = np.clip(np.floor(points.min(0)), 0, np.array(shape) - 1).astype(int) // _TILE
+    high = np.clip(np.ceil(points.max(0)), 0, np.array(shape) - 1).astype(int) // _TILE
+    ranges = [np.arange(first, last + 1) for first, last in zip(low, high, strict=True)]
+    return np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 3)
+
+
+def to_image(heat: Floats, affine: Matrix, concept: str) -> object:
+    """A heat map as a nibabel image that says what it shows."""
     import nibabel as nib
 
-    image = nib.Nifti1Image(heat, volume.affine)
+    image = nib.Nifti1Image(heat, affine)
     image.header.set_xyzt_units("mm")
     image.header["cal_max"] = float(heat.max())
     # 80 bytes, of which the last ends the text

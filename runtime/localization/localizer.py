@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,18 +114,17 @@ class Localizer:
             for member, layer in zip(self.members, layers, strict=True)
         ]
         matrix = self.members[0].preprocessor.model_to_source(volume)
+        carry = partial(_carry, volume=volume, matrix=matrix, threads=self._threads)
         found: list[Location] = []
         for k, name in enumerate(names):
             rows = tuple(relevance[k] for relevance, _ in told)
-            grid = self.fused(rows)
-            heat = to_volume(grid, matrix, volume.data.shape, self._threads)
             found.append(
                 Location(
                     concept=name.strip(),
-                    heat=to_image(heat, volume, name.strip()),
-                    grid=grid,
                     similarity=float(np.mean([similarity[k] for _, similarity in told])),
                     relevance=rows,
+                    _draw=partial(self.fused, rows),
+                    _carry=partial(carry, concept=name.strip()),
                 )
             )
         return found
@@ -149,6 +149,13 @@ class Localizer:
         """Free what the further encoders hold on a GPU; may be called twice."""
         for member in self.members[1:]:
             member.preprocessor.close()
+
+
+def _carry(
+    grid: Floats, *, volume: Volume, matrix: NDArray[np.float64], threads: int, concept: str
+) -> object:
+    heat = to_volume(grid, matrix, volume.data.shape, threads)
+    return to_image(heat, volume.affine, concept)
 
 
 def open_localizer(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,20 +16,28 @@ Image = Any
 """A nibabel image."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Location:
-    """Where one concept is in one volume."""
+    """Where one concept is in one volume; its map is made when it is first looked at."""
 
     concept: str
-    heat: Image
-    """nibabel image on the volume's own grid and affine, float32; 0 to 1 with the usual scaling."""
-    grid: NDArray[np.float32]
-    """(X, Y, Z) the same map on the model grid."""
     similarity: float
     """Cosine between decoded CLIP vector and concept, the mean over encoders: how much of the
-    concept there is, which the scaled map does not say."""
+    concept there is, which a scaled map does not say."""
     relevance: tuple[NDArray[np.float32], ...]
     """(N,) for each encoder: signed and unscaled, in the order of its cubes."""
+    _draw: Callable[[], NDArray[np.float32]] = field(repr=False)
+    _carry: Callable[[NDArray[np.float32]], Image] = field(repr=False)
+
+    @cached_property
+    def grid(self) -> NDArray[np.float32]:
+        """(X, Y, Z) the map on the model grid; 0 to 1 with the usual scaling."""
+        return self._draw()
+
+    @cached_property
+    def heat(self) -> Image:
+        """The map as a nibabel image, float32, on the volume's own grid and affine."""
+        return self._carry(self.grid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
