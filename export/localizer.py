@@ -130,9 +130,7 @@ class Localizer(nn.Module):
 
     def __init__(self, encoder: ViT3D, settings: LocalizationSettings) -> None:
         super().__init__()
-        last = encoder.blocks[-1]
-        assert isinstance(last, Block)
-        self.block = last
+        self.block = last_block(encoder)
         self.norm = encoder.norm
         self.f_wc = encoder.f_wc
         self._settings = settings
@@ -175,7 +173,11 @@ class Localizer(nn.Module):
         """
         for parameter in self.parameters():
             parameter.requires_grad_(False)
-        return make_fx(lambda hidden, concepts: self(hidden, concepts))(hidden, concepts)
+
+        def relevance(hidden: Tensor, concepts: Tensor) -> tuple[Tensor, Tensor]:
+            return self(hidden, concepts)
+
+        return make_fx(relevance)(hidden, concepts)
 
     def _scores(self, cubes: Tensor, class_token: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of all scores, and the cosines: each row's gradient is that of its own score."""
@@ -211,6 +213,11 @@ def _baseline(encoder: ViT3D, settings: LocalizationSettings) -> Tensor:
     tokens = encoder.features(torch.zeros(1, config.num_cubes, config.token_size))[0][0, 1:]
     if settings.baseline == "none":
         return torch.zeros_like(tokens)
-    if settings.layer == "normed":
-        tokens = encoder.blocks[-1].norm1(tokens)
-    return tokens
+    return last_block(encoder).norm1(tokens) if settings.layer == "normed" else tokens
+
+
+def last_block(encoder: ViT3D) -> Block:
+    """The layer behind the penultimate one."""
+    last = encoder.blocks[-1]
+    assert isinstance(last, Block)
+    return last

@@ -13,12 +13,13 @@ import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional as F
 
 from .compile_graph import Precision, compile_graph
 from .concept_encoder import TEXTS, TorchConcepts
 from .golden import SEED
-from .localizer import CONCEPTS, LocalizationSettings, Localizer, Trunk
+from .localizer import CONCEPTS, LocalizationSettings, Localizer, Trunk, last_block
 from .localizer_parts import Localization, LocalizerPart
 from .manifest_writer import encoder_entry, tensor_entry
 from .parity import Arrays, compare_graph
@@ -41,10 +42,14 @@ def autograd_relevance(
     hidden : (1, N+1, D) float32
     concept : (E,) float32
     """
-    last = encoder.blocks[-1]
+    last = last_block(encoder)
     tokens = torch.from_numpy(hidden).clone().requires_grad_(True)
     seen: dict[str, torch.Tensor] = {"output": tokens}
-    watch = last.norm1.register_forward_hook(lambda *call: seen.__setitem__("normed", call[2]))
+
+    def keep(layer: nn.Module, given: tuple[torch.Tensor, ...], normed: torch.Tensor) -> None:
+        seen["normed"] = normed
+
+    watch = last.norm1.register_forward_hook(keep)
     with torch.enable_grad():
         clip = encoder.f_wc(encoder.norm(last(tokens)[:, 0]))[0]
         watch.remove()

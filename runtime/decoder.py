@@ -8,9 +8,9 @@ with Decoder.open("reference") as decoder:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +22,14 @@ from .decoding import Decoding
 from .devices import stage_devices
 from .errors import InputError
 from .events import Done, Event
-from .localization.ablation import Subject, check_threshold
-from .localization.ablation import ablate as run_ablation
-from .localization.location import Ablation, Location
-from .localization.location import Image as HeatImage
+from .localization.locating import Locating, placed
 from .request import Request, task_list
 from .result import Result
 from .stages import Stages, open_stages, warm_up
 from .volume import Volume, VolumeSource, load_volume
 
 
-class Decoder:
+class Decoder(Locating):
     """An opened bundle. Use `Decoder.open`; close it, or use it in a `with` statement.
 
     One decode runs at a time: a stream that is not at its end is refused once the next one begins.
@@ -210,7 +207,7 @@ class Decoder:
         )
         decoding = Decoding(self.stages, request, result, clock, self._costs)
         if request.locate:
-            volume = decoding.volume = _placed(volume, index, clock)
+            volume = decoding.volume = placed(volume, index, clock)
         tokens = self._normalised_tokens(volume, index, clock)
         self._end_running("the decoder has gone on to another volume")
         self._running = decoding
@@ -257,105 +254,9 @@ class Decoder:
         chat.latency_ms = clock.latency_ms
         return chat
 
-    def locations(
-        self, volume: VolumeSource, concepts: str | Sequence[str], *, index: int | None = None
-    ) -> list[Location]:
-        """Find where concepts are in one volume, all in one pass of the encoders.
-
-        Parameters
-        ----------
-        volume : path, nibabel image, or (array, affine)
-            A beta volume.
-        concepts : str or sequence of str
-            Each a few words, or the bundle's own sentence ('Locating the concept of "dog"'), which
-            the language model reads.
-        index : int, optional
-            Which volume of a 4-D source, from 0.
-
-        Returns
-        -------
-        locations : list of Location
-            Heat map on the volume's own grid, similarity, relevance of every cube.
-
-        Raises
-        ------
-        InputError
-            An empty concept, one longer than the text encoder takes, a volume that cannot be used,
-            or a bundle without a localizer.
-        """
-        named = (concepts,) if isinstance(concepts, str) else tuple(concepts)
-        if not named:
-            raise InputError("no concept to locate; name one, for example 'red circle'")
-        return self.decode(volume, (), index=index, locate=named).locations
-
-    @overload
-    def locate(
-        self, volume: VolumeSource, concept: str, *, index: int | None = None
-    ) -> HeatImage: ...
-    @overload
-    def locate(
-        self,
-        volume: VolumeSource,
-        concept: str,
-        *,
-        index: int | None = None,
-        ablate: Literal[True],
-        threshold: float | None = None,
-        tasks: str | Iterable[str] = ("caption", "image"),
-        seed: int = 0,
-    ) -> Ablation: ...
-    def locate(
-        self,
-        volume: VolumeSource,
-        concept: str,
-        *,
-        index: int | None = None,
-        ablate: bool = False,
-        threshold: float | None = None,
-        tasks: str | Iterable[str] = ("caption", "image"),
-        seed: int = 0,
-    ) -> HeatImage | Ablation:
-        """Find where a concept is in one volume.
-
-        Parameters
-        ----------
-        volume, concept, index
-            As in `locations`.
-        ablate : bool
-            Take the located voxels away and decode again.
-        threshold : float, optional
-            With `ablate`: from which value of the map on, 0 to 1, a voxel is taken away; by default
-            the bundle's.
-        tasks, seed
-            With `ablate`: what is decoded, as in `decode`. The seed also draws the random voxels.
-
-        Returns
-        -------
-        heat : nibabel image
-            On the volume's own grid and affine.
-        ablation : Ablation
-            With `ablate`: both decodings, and how far the similarity to the concept fell.
-
-        Raises
-        ------
-        InputError
-            As in `locations`; a threshold outside 0 to 1.
-        """
-        if not ablate:
-            return self.locations(volume, concept, index=index)[0].heat
-        localizer = self.stages.need_localizer()
-        limit = check_threshold(localizer.spec.threshold if threshold is None else threshold)
-        placed = _placed(volume, index, Clock(None))
-        (location,) = self.locations(placed, concept)
-        names = task_list(tasks)
-        subject = Subject(
-            tokens=self.stages.preprocessor.tokens(placed),
-            live=self.stages.preprocessor.live,
-            vector=localizer.concepts.vectors([location.concept])[0],
-            clip=lambda tokens: self.stages.encode(tokens)["clip"][0],
-            decode=lambda tokens: self.decode(tokens, names, seed=seed),
-        )
-        return run_ablation(localizer, location, subject, limit, seed)
+    @property
+    def _decoding(self) -> Callable[..., Result]:
+        return self.decode
 
     def tokens(self, volume: VolumeSource, index: int | None = None) -> NDArray[np.float32]:
         """Raw tokens of a volume, (N, C) float32, in the bundle's units and not normalised."""
@@ -398,14 +299,3 @@ class Decoder:
             loaded = volume if isinstance(volume, Volume) else load_volume(volume, index)
         with clock.stage("preprocess"):
             return self.stages.preprocessor.tokens(loaded)
-
-
-def _placed(volume: VolumeSource, index: int | None, clock: Clock) -> Volume:
-    """A volume with its grid, which tokens no longer have."""
-    if isinstance(volume, np.ndarray):
-        raise InputError(
-            "'locate' needs the volume itself, for tokens do not say on which grid it lies; pass a "
-            "path, a nibabel image or a pair (array, affine)"
-        )
-    with clock.stage("load"):
-        return load_volume(volume, index)

@@ -42,7 +42,7 @@ class CubeMap:
         self._resample = Resampler(geometry, impl="cpu", threads=threads)
         self._matrix = _cubes_of_voxels(geometry)
         share = self._at_voxels(np.ones(len(geometry.active), np.float32))
-        self._weight = 1 / np.maximum(share, _LEAST)
+        self._weight = (1 / np.maximum(share, _LEAST)).astype(np.float32)
         x, y, z = geometry.voxels[live].T
         self._where = x, y, z
 
@@ -112,10 +112,11 @@ def to_volume(heat: Floats, model_to_source: Matrix, shape: Sequence[int], threa
     if not len(tiles):
         return out
     counts = [-(-size // _TILE) for size in shape]
-    flat = np.ravel_multi_index(tuple(tiles.T), counts)
+    flat = np.asarray(np.ravel_multi_index(tuple(tiles.T), counts), np.int64)
     geometry = Geometry(grid=(x, y, z), cube=_TILE, active=flat)
     resample = Resampler(geometry, impl="cpu", threads=threads)
-    cut = resample(heat, model_to_source=np.linalg.inv(model_to_source))
+    source_to_model = np.asarray(np.linalg.inv(model_to_source), np.float64)
+    cut = resample(heat, model_to_source=source_to_model)
     for tile, values in zip(tiles * _TILE, cut.reshape(-1, _TILE, _TILE, _TILE), strict=True):
         place = out[tuple(slice(first, first + _TILE) for first in tile)]
         place[:] = values[tuple(slice(size) for size in place.shape)]

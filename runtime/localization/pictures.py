@@ -6,7 +6,7 @@ Drawn by nilearn, the optional `plot` extra; nothing of it is imported before a 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,16 +85,16 @@ def draw_glass(location: Location, path: Path, provenance: Mapping[str, object])
 
 
 @contextmanager
-def _plotting() -> Iterator[Any]:
+def _plotting() -> Generator[Any]:
     """nilearn's plotting, without a window and without its advice."""
     try:
-        import matplotlib
+        from matplotlib import pyplot, rc_context
 
-        with warnings.catch_warnings(), matplotlib.rc_context():
+        with warnings.catch_warnings(), rc_context():
             warnings.simplefilter("ignore")
             import nilearn.plotting
 
-            matplotlib.pyplot.switch_backend("Agg")
+            pyplot.switch_backend("Agg")
             yield nilearn.plotting
     except ImportError as exc:
         raise MissingExtraError(
