@@ -52,7 +52,13 @@ def our_encoder(args: argparse.Namespace) -> Work:
     bundle, given = Bundle.open(args.bundle), golden(args)
     file = bundle.manifest.encoder.file
     engine = open_stage(bundle, stage_devices("cpu"), args.threads, "encoder", file)
-    return lambda _: iter(engine.run({"tokens": given["tokens"]}).items())
+
+    def work(_: int) -> Iterator[tuple[str, Any]]:
+        found = engine.run({"tokens": given["tokens"]})
+        # a bundle that locates concepts also hands on a hidden state, which no peer gives
+        return iter([(name, found[name]) for name in ("clip", "latent", "prefix")])
+
+    return work
 
 
 def our_text(args: argparse.Namespace) -> Work:
