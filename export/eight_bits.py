@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -34,6 +35,7 @@ def to_eight_bits(path: Path) -> None:
         model = ir.load(path)
         _widen_weights(model)
         save_graph(model, wide)
+        _drop_shapes(wide)
         large = wide.with_name("wide.onnx.data").exists()
         level = logging.getLogger().level
         logging.getLogger().setLevel(logging.ERROR)  # it advises a step that changes nothing here
@@ -56,6 +58,13 @@ def to_eight_bits(path: Path) -> None:
         path.with_name(f"{path.name}.data").unlink(missing_ok=True)
         for file in Path(scratch).glob(f"{path.name}*"):
             file.replace(path.parent / file.name)
+
+
+def _drop_shapes(path: Path) -> None:
+    """Forget the noted shapes of inner values: the quantizer transposes weights and infers anew."""
+    model = onnx.load(path, load_external_data=False)
+    del model.graph.value_info[:]
+    onnx.save(model, path)
 
 
 def _widen_weights(model: ir.Model) -> None:

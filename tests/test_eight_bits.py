@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scanside.export import to_onnx
+from scanside.export.bundle_writer import export_bundle
 from scanside.export.compile_graph import RELATIVE_INT8, compile_graph
 from scanside.export.parity import ParityError
+from scanside.runtime.cli import main
 
 
 class Layer(nn.Module):
@@ -65,6 +67,25 @@ def test_products_with_weights_are_in_eight_bits_and_nothing_else(tmp_path: Path
         sorted(int(np.prod(t.dims)) for t in whole if len(t.dims) == 2) == [4096] * 3 + [16384] * 2
     )
     assert {o.domain for o in model.opset_import} <= {"", "ai.onnx"}
+
+
+def test_a_layer_on_rows_whose_widths_differ(tmp_path: Path):
+    """What a head on the class token is: ONNX keeps its weights the other way round."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(64, 96), nn.GELU(), nn.Linear(96, 24)).eval()
+    x = np.random.default_rng(0).standard_normal((1, 64), np.float32)
+    with torch.inference_mode():
+        trials = [({"x": x}, {"y": module(torch.from_numpy(x)).numpy()})]
+    done = compile_graph(module, ["y"], tmp_path / "head.onnx", trials, "int8")
+    assert 1e-4 < done.parity.relative < RELATIVE_INT8
+    kinds = collections.Counter(n.op_type for n in onnx.load(tmp_path / "head.onnx").graph.node)
+    assert kinds["MatMulInteger"] == 2
+    assert not kinds["Gemm"] + kinds["MatMul"]
+
+
+def test_a_whole_bundle_in_eight_bits_verifies(tiny_checkpoint: Path, tmp_path: Path):
+    bundle = export_bundle(tiny_checkpoint, tmp_path / "bundle", precision="int8")
+    assert main(["verify", str(bundle)]) == 0
 
 
 def test_weights_too_large_for_one_file_lie_beside_it(
