@@ -33,12 +33,11 @@ from .run_setup import (
     make_intake,
     open_markers,
     open_outlet,
-    open_source,
     read_stimuli,
-    split_source,
 )
 from .session_config import SessionConfig
 from .simulated_run import SimulatedRun, Simulation
+from .source_opening import open_source, split_source
 
 _GRID = (64, 64, 36)
 """Assumed of a folder that holds nothing yet."""
@@ -96,7 +95,7 @@ def _source(request: RunRequest, config: SessionConfig) -> str:
             return f"{planned}, {x} x {y} x {z}, from {source.run.path}"
         assert isinstance(source, FolderSource)
         _, path = split_source(request.source)
-        held = sum(entry.is_file() for entry in path.iterdir())
+        held = sum(entry.is_file() for entry in Path(path).iterdir())
         state = "empty" if not held else f"holds {held} files ({request.existing})"
         again = "; goes on with the run that was broken off" if resumes else ""
         return f"{planned} expected in {path}, which is {state}{again}"

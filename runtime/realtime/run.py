@@ -27,7 +27,6 @@ from .run_setup import (
     make_intake,
     open_markers,
     open_outlet,
-    open_source,
     read_stimuli,
 )
 from .session import Parts, Session
@@ -35,6 +34,7 @@ from .session_config import SessionConfig
 from .sinks import JsonLines, Sink, Sinks
 from .slots import Ending, Slots
 from .source import Source
+from .source_opening import open_source
 from .summary import summarise
 
 _LIFE = 10_000_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,15 @@ import numpy as np
 from ..bundle import Bundle
 from ..decoder import Decoder
 from ..errors import InputError
-from .file_source import FileSource
-from .folder_source import Existing, FolderSource
+from .folder_source import Existing
 from .intake import Intake
 from .live_markers import LslMarkers, Markers
 from .lsl_outlet import LslOutlet
-from .memory import Memory
 from .model_place import Placing
 from .run_file import RunFile
 from .session_config import SessionConfig
 from .sinks import JsonLines, Outlet
-from .source import Source
+from .source_opening import source_identity, split_source
 from .stimuli import Stimulus, check_inside, chosen, read_events
 
 _LIVE = "lsl:"
@@ -101,15 +98,6 @@ def complete_config(request: RunRequest, given: dict[str, Any]) -> SessionConfig
     return SessionConfig(**given)
 
 
-def split_source(text: str) -> tuple[str, Path]:
-    """Kind and path of a source."""
-    kind, colon, rest = text.partition(":")
-    if colon and kind in ("folder", "file"):
-        return kind, Path(rest)
-    path = Path(text)
-    return ("file" if path.is_file() else "folder"), path
-
-
 def read_stimuli(
     request: RunRequest, config: SessionConfig
 ) -> tuple[list[Stimulus], frozenset[int] | None]:
@@ -125,32 +113,6 @@ def read_stimuli(
     stimuli = read_events(Path(request.events))
     check_inside(stimuli, config.kept * config.tr_s, request.events)
     return stimuli, chosen(stimuli, request.trial_types, request.events)
-
-
-def open_source(
-    request: RunRequest, config: SessionConfig, memory: Memory, clock: Callable[[], float]
-) -> Source:
-    """The source; an InputError if it cannot be used."""
-    kind, path = split_source(request.source)
-    if kind == "file":
-        return FileSource(path, pace_s=config.pace_s, at_once=memory.reached, clock=clock)
-    try:
-        return FolderSource(
-            path,
-            pace_s=config.pace_s,
-            first_number=request.first_number,
-            existing="take" if memory.resumed else request.existing,
-            pattern=request.pattern,
-            polling=request.polling,
-            clock=clock,
-        )
-    except InputError as exc:
-        if "already holds" in str(exc):
-            raise InputError(
-                f"{path} already holds a run; empty it, or say with '--existing' whether its files "
-                "are of this run (take) or not (ignore)"
-            ) from exc
-        raise
 
 
 def open_markers(request: RunRequest) -> Markers | None:
@@ -175,10 +137,9 @@ def header_of(request: RunRequest, config: SessionConfig, bundle: Bundle) -> dic
     events = request.events
     if not request.live_events:
         events = hashlib.sha256(Path(events).read_bytes()).hexdigest()
-    kind, path = split_source(request.source)
     return {
         "bundle": bundle.sha256,
-        "source": f"{kind}:{path.resolve()}",
+        "source": source_identity(request.source),
         "events": events,
         "trial_types": list(request.trial_types),
         "former": request.former and str(request.former),
