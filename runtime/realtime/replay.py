@@ -1,4 +1,4 @@
-"""A recorded run, played into a folder as a scanner would write it, with faults on demand.
+"""A recorded run, played as a scanner would deliver it, with faults on demand; here into a folder.
 
 Everything is told: each file when it is whole, each fault with what a receiver must make of it.
 What is told is the truth that tests compare with.
@@ -25,7 +25,7 @@ from .volume_writer import VolumeWriter, WrittenVolume
 
 Telling: TypeAlias = dict[str, Any]
 
-_SERIES = {0: 5, 1: 6, 2: 7}
+SERIES = {0: 5, 1: 6, 2: 7}
 """Numbers of the run's series, of one beside it, and of the run begun anew."""
 _TEMPORARY = ".part"
 _HELD_VOLUMES = 64
@@ -55,8 +55,8 @@ class Manner:
         return self.tr_s / self.speed
 
 
-class Player:
-    """Plays a run into a folder.
+class Playing:
+    """What playing a run is, wherever it goes.
 
     Parameters
     ----------
@@ -64,22 +64,19 @@ class Player:
         What is played.
     plan : Plan
         Which deliveries, when, with which faults.
-    writer : VolumeWriter
-        The format.
-    folder : Path
-        Made if it is not there; must be empty.
     manner : Manner
         Pace and way of writing.
     clock, sleep : callable
         Seconds, and how to let them pass.
     """
 
+    unit = "files"
+    """What the deliveries are counted as."""
+
     def __init__(
         self,
         run: RunFile,
         plan: Plan,
-        writer: VolumeWriter,
-        folder: Path,
         manner: Manner,
         *,
         clock: Callable[[], float] = time.perf_counter,
@@ -87,15 +84,14 @@ class Player:
     ) -> None:
         self._run = run
         self._plan = plan
-        self._writer = writer
-        self._folder = folder
         self._manner = manner
         self._clock = clock
         self._sleep = sleep
         self._volumes = _Volumes(run)
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise InputError(f"{folder} is not empty; replay into an empty folder")
+
+    def deliver(self, delivery: Delivery) -> Telling:
+        """Deliver one volume now, whole or not; what was done."""
+        raise NotImplementedError
 
     def play(self) -> Iterator[Telling]:
         """Play the run; yields what was done, as it is done, faults first.
@@ -105,7 +101,8 @@ class Player:
         telling : dict
             `event` is `fault` (`kind`, `numbers`, `seen_as`, `amount`), `file` (`number`, `series`,
             `file`, `content`, `at_s` on the clock when it was whole, `behind_s` its delay against
-            the plan), and last `done` (`files`, `seconds`, `faults`).
+            the plan), and last `done` (`files`, `seconds`, `faults`). Over a network `file` is
+            `volume` and has no file.
         """
         for truth in self._plan.truths:
             yield {
@@ -124,30 +121,13 @@ class Player:
             yield self.deliver(delivery) | {"behind_s": round(self._clock() - due_s, 6)}
         yield {
             "event": "done",
-            "files": len(self._plan.deliveries),
+            self.unit: len(self._plan.deliveries),
             "seconds": round(self._clock() - began_s, 6),
             "faults": dict(Counter(str(truth.kind) for truth in self._plan.truths)),
         }
 
-    def deliver(self, delivery: Delivery) -> Telling:
-        """Write one file now, whole or not as its delivery says."""
-        raw = self._writer.encode(self._volume(delivery))
-        if delivery.content == "truncated":
-            raw = raw[: max(1, int(len(raw) * delivery.amount))]
-        # a further copy bears the same number in more digits, so that it replaces no file
-        number = f"{delivery.number + 1:0{6 + delivery.copy}d}"
-        name = f"001_{_SERIES[delivery.series]:06d}_{number}{self._writer.suffix}"
-        self._write(self._folder / name, raw)
-        return {
-            "event": "file",
-            "number": delivery.number,
-            "series": _SERIES[delivery.series],
-            "file": name,
-            "content": delivery.content,
-            "at_s": self._clock(),
-        }
-
-    def _volume(self, delivery: Delivery) -> WrittenVolume:
+    def volume(self, delivery: Delivery) -> WrittenVolume:
+        """What a delivery holds."""
         data = self._volumes.get(delivery.number)
         if delivery.content == "short":
             left = data.shape[2] - int(delivery.amount)
@@ -163,9 +143,59 @@ class Player:
             inter=self._run.inter,
             tr_s=self._manner.tr_s,
             number=delivery.number,
-            series=_SERIES[delivery.series],
+            series=SERIES[delivery.series],
             acquired_s=delivery.number * self._manner.tr_s + delivery.skew_s,
         )
+
+
+class Player(Playing):
+    """Plays a run into a folder.
+
+    Parameters
+    ----------
+    run, plan, manner, clock, sleep
+        As `Playing` takes them.
+    writer : VolumeWriter
+        The format.
+    folder : Path
+        Made if it is not there; must be empty.
+    """
+
+    def __init__(
+        self,
+        run: RunFile,
+        plan: Plan,
+        writer: VolumeWriter,
+        folder: Path,
+        manner: Manner,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        super().__init__(run, plan, manner, clock=clock, sleep=sleep)
+        self._writer = writer
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise InputError(f"{folder} is not empty; replay into an empty folder")
+
+    def deliver(self, delivery: Delivery) -> Telling:
+        """Write one file now, whole or not as its delivery says."""
+        raw = self._writer.encode(self.volume(delivery))
+        if delivery.content == "truncated":
+            raw = raw[: max(1, int(len(raw) * delivery.amount))]
+        # a further copy bears the same number in more digits, so that it replaces no file
+        number = f"{delivery.number + 1:0{6 + delivery.copy}d}"
+        name = f"001_{SERIES[delivery.series]:06d}_{number}{self._writer.suffix}"
+        self._write(self._folder / name, raw)
+        return {
+            "event": "file",
+            "number": delivery.number,
+            "series": SERIES[delivery.series],
+            "file": name,
+            "content": delivery.content,
+            "at_s": self._clock(),
+        }
 
     def _write(self, path: Path, raw: bytes) -> None:
         if not self._manner.in_place:
