@@ -196,7 +196,12 @@ def test_the_preflight_fails_for_what_would_fail(
     ("more", "said"),
     [
         (("--tr", "2.0"), "--tr is 2 s, but the header"),
-        (("--sink", "udp:9000"), "--sink must be jsonl:PATH"),
+        (("--sink", "tcp:9000"), "--sink must be jsonl:PATH"),
+        (("--sink", "ws:0.0.0.0:9000"), "0.0.0.0 is beyond this machine; say --network"),
+        (("--sink", "ws:0.0.0.0:9000", "--network"), "give --tls-certificate and --tls-key"),
+        (("--sink", "udp:nobody"), "the port must be a number from 1 to 65535"),
+        (("--sink", "afni:127.0.0.1:1"), "start realtime_receiver.py first"),
+        (("--token-file", "nowhere"), "nowhere cannot be read as the file of a token"),
         (("--gate", "2"), "--gate must be a confidence from 0 to 1"),
         (("--discard", "29"), "--discard must leave at least 2"),
         (("--window", "9", "8"), "--window must be more than"),

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from ..decoder import Decoder
 from ..errors import InputError
+from ..realtime.access import TOKEN_VARIABLE, Access, read_token
 from ..realtime.model_place import Placing
 from ..realtime.preflight import preflight
 from ..realtime.run import Run
 from ..realtime.run_setup import RunRequest, complete_config
 from ..realtime.session_config import SessionConfig
+from ..realtime.sink_opening import KINDS
 from ..realtime.summary import readable
 from ..realtime.view import View
 from .decode import task_names
@@ -54,7 +56,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     )
     add("--trigger", metavar="TEXT", help="a live marker that opens the first kept volume instead")
     add("--markers", metavar="NAME", help="LSL stream of the trigger, if events are a file")
-    add("--network", action="store_true", help="seek and offer LSL streams beyond this machine")
+    add("--network", action="store_true", help="LSL streams and sinks may reach other machines")
     add("--trial-type", action="append", default=[], metavar="NAME", help="answer only these")
     add(
         "--existing",
@@ -139,9 +141,17 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--sink",
         action="append",
         default=[],
-        metavar="jsonl:PATH|jsonl:-|lsl[:NAME]",
-        help="where feedback goes besides; may be repeated",
+        metavar="KIND[:WHERE]",
+        help=f"where feedback goes besides; may be repeated: {KINDS}",
     )
+    add(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"token that subscribers to ws must have (default: {TOKEN_VARIABLE} if it is set)",
+    )
+    add("--tls-certificate", type=Path, metavar="FILE", help="of ws, PEM with its chain")
+    add("--tls-key", type=Path, metavar="FILE", help="of ws, PEM")
     add("--gate", type=float, metavar="X", help="withhold feedback of less confidence, 0 to 1")
     add("--check", action="store_true", help="only check whether the run could begin, and say so")
     add("--json", action="store_true", help="print the summary as one JSON object")
@@ -158,6 +168,9 @@ def run(args: argparse.Namespace) -> int:
         markers=args.markers,
         network=args.network,
         sinks=tuple(args.sink),
+        access=Access(
+            token=read_token(args.token_file), certificate=args.tls_certificate, key=args.tls_key
+        ),
         trial_types=tuple(args.trial_type),
         former=args.former,
         placing=Placing(transform=args.transform, model_image=args.model_image),

@@ -5,11 +5,13 @@
 | `preview` | it is decoded | attempt, trial, revision, preview (path) |
 | `token` | text grows | attempt, trial, revision, task, text |
 | `answer` | an answer is there, or will never be | below |
+| `volume` | one is taken in | attempt, volume, motion, displacement_mm, dvars, spike |
 | `fault` | anything goes wrong | kind, volume, detail |
 | `end` | the run is over | the summary |
 
 Trials and volumes count from 0, in the events file and on the scanner; paths are relative to the
-run's folder.
+run's folder. `motion` is three shifts in millimetres and three angles in radians, of the head since
+the first volume, along and about right, anterior and superior.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 from ..result import rounded
 from .answering import Answer, Job
+from .intake import Taken
 from .source import Fault
 from .stimuli import Stimulus
 
@@ -82,6 +85,27 @@ def feedback(message: Mapping[str, Any]) -> dict[str, Any]:
     if not message.get("withheld"):
         return dict(message)
     return {key: value for key, value in message.items() if key not in _CONTENT}
+
+
+def volume_message(number: int, taken: Taken, attempt: int) -> dict[str, Any]:
+    """A volume that is in the fit.
+
+    Parameters
+    ----------
+    number : int
+        The scanner's.
+    taken : Taken
+    attempt : int
+    """
+    return {
+        "event": "volume",
+        "attempt": attempt,
+        "volume": number,
+        "motion": [round(value, 5) for value in taken.parameters.tolist()],
+        "displacement_mm": round(taken.displacement_mm, 4),
+        "dvars": round(taken.dvars, 4),
+        "spike": taken.spike,
+    }
 
 
 def fault_message(fault: Fault, attempt: int) -> dict[str, Any]:

@@ -29,14 +29,13 @@ from .run_file import RunFile
 from .run_folder import RunFolder
 from .run_setup import (
     RunRequest,
-    check_sink,
     make_intake,
     open_markers,
-    open_outlet,
     read_stimuli,
 )
 from .session_config import SessionConfig
 from .simulated_run import SimulatedRun, Simulation
+from .sink_opening import Outgoing, try_sink
 from .source_opening import open_source, split_source
 
 _GRID = (64, 64, 36)
@@ -119,10 +118,11 @@ def _events(request: RunRequest, config: SessionConfig) -> str:
 
 
 def _sinks(request: RunRequest) -> str:
+    outgoing = Outgoing(
+        network=request.network, access=request.access, resumes=RunFolder(request.out).resumes
+    )
     for sink in request.sinks:
-        check_sink(sink)
-        if sink.startswith("lsl"):
-            open_outlet(sink, request.network).close()
+        try_sink(sink, outgoing)
     return ", ".join(request.sinks) if request.sinks else "none but the run's own folder"
 
 

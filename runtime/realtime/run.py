@@ -21,16 +21,15 @@ from .memory import Memory
 from .run_folder import ANSWERS, RunFolder
 from .run_setup import (
     RunRequest,
-    check_sink,
     golden_clip,
     header_of,
     make_intake,
     open_markers,
-    open_outlet,
     read_stimuli,
 )
 from .session import Parts, Session
 from .session_config import SessionConfig
+from .sink_opening import Outgoing, check_sink, open_outlet
 from .sinks import JsonLines, Sink, Sinks
 from .slots import Ending, Slots
 from .source import Source
@@ -85,7 +84,7 @@ class Run:
         self.folder = RunFolder(request.out)
         stimuli, wanted = read_stimuli(request, config)
         for sink in request.sinks:
-            check_sink(sink)
+            check_sink(sink, self._outgoing())
         intake = make_intake(decoder, request, config)
         shape = decoder.stages.preprocessor.geometry.shape
         self.scale = BetaScale.of_bundle(decoder.bundle, intake.elements, shape, request.former)
@@ -106,9 +105,11 @@ class Run:
             path = self.folder.path / ANSWERS
             self.record = Sink("answers", JsonLines(path), capacity=_RECORD_CAPACITY)
             self._open.callback(self.record.close)
-            outlets = [Sink(text, open_outlet(text, request.network)) for text in request.sinks]
-            self.sinks = Sinks(outlets, _LIFE * (self.memory.lives + bool(past)))
-            self._open.callback(self.sinks.close)
+            sinks: list[Sink] = []
+            for text in request.sinks:
+                sinks.append(Sink(text, open_outlet(text, self._outgoing())))
+                self._open.callback(sinks[-1].close)
+            self.sinks = Sinks(sinks, _LIFE * (self.memory.lives + bool(past)))
             slots = Slots(
                 tr_s=config.tr_s,
                 pace_s=config.pace_s,
@@ -186,15 +187,7 @@ class Run:
         self.record.close()
         summary = summarise(self)
         self.sinks.put({"event": "end", "summary": summary})
-        summary["sinks"] = [
-            {
-                "name": report.name,
-                "sent": report.sent,
-                "dropped": report.dropped,
-                "trouble": report.trouble,
-            }
-            for report in self.sinks.close()
-        ]
+        summary["sinks"] = [report.as_dict() for report in self.sinks.close()]
         if not self.folder.trouble and self.folder.finish(summary):
             self.folder.leave(self.scale.save)
         self.journal.append("end")
@@ -204,6 +197,14 @@ class Run:
     def _break_off(self) -> None:
         self.session.abandon()
         self._open.close()
+
+    def _outgoing(self) -> Outgoing:
+        return Outgoing(
+            network=self.request.network,
+            access=self.request.access,
+            folder=self.folder.path,
+            resumes=self.folder.resumes,
+        )
 
     def _opened(self, source: Source) -> Source:
         self._open.callback(source.close)

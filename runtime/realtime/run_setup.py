@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ import numpy as np
 from ..bundle import Bundle
 from ..decoder import Decoder
 from ..errors import InputError
+from .access import Access
 from .folder_source import Existing
 from .intake import Intake
 from .live_markers import LslMarkers, Markers
-from .lsl_outlet import LslOutlet
 from .model_place import Placing
 from .run_file import RunFile
 from .session_config import SessionConfig
-from .sinks import JsonLines, Outlet
 from .source_opening import source_identity, split_source
 from .stimuli import Stimulus, check_inside, chosen, read_events
 
@@ -40,9 +38,11 @@ class RunRequest:
     markers: str | None = None
     """LSL stream in which the trigger comes, if the events are a file."""
     network: bool = False
-    """Whether LSL streams are sought and offered beyond this machine."""
+    """Whether sinks and LSL streams may reach beyond this machine."""
     sinks: tuple[str, ...] = ()
-    """`jsonl:PATH` (`-` is standard output), `lsl` or `lsl:NAME`."""
+    """As `sink_opening` names them."""
+    access: Access = Access()
+    """Who may subscribe to a sink that serves."""
     trial_types: tuple[str, ...] = ()
     """Those that are answered; all if none is named."""
     former: Path | None = None
@@ -122,16 +122,6 @@ def open_markers(request: RunRequest) -> Markers | None:
     return LslMarkers(request.stream, local=not request.network)
 
 
-def open_outlet(text: str, network: bool = False) -> Outlet:
-    """One way out for feedback; an InputError if it cannot be opened."""
-    kind, _, rest = text.partition(":")
-    if kind == "lsl":
-        return LslOutlet(rest or "scanside", local=not network)
-    if kind == "jsonl" and rest:
-        return JsonLines(1 if rest == "-" else rest)
-    raise InputError(f"'sink' must be jsonl:PATH, jsonl:- or lsl[:NAME]; got {text!r}")
-
-
 def header_of(request: RunRequest, config: SessionConfig, bundle: Bundle) -> dict[str, Any]:
     """What a run that is resumed must have in common with its earlier life."""
     events = request.events
@@ -169,15 +159,3 @@ def golden_clip(bundle: Bundle) -> float | None:
         return None
     clip = bundle.arrays(golden.outputs).get("clip")
     return None if clip is None else float(np.linalg.norm(clip))
-
-
-def check_sink(text: str) -> None:
-    """Refuse a sink that cannot be opened, without opening it."""
-    kind, _, rest = text.partition(":")
-    if kind == "lsl":
-        return
-    if kind != "jsonl" or not rest:
-        raise InputError(f"'sink' must be jsonl:PATH, jsonl:- or lsl[:NAME]; got {text!r}")
-    folder = Path(rest).resolve().parent
-    if rest != "-" and not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise InputError(f"'sink' {text}: {folder} is no folder that can be written")

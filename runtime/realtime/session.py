@@ -31,7 +31,14 @@ from .intake import Intake, Taken, UnusableVolume
 from .journal import Journal
 from .live_markers import Marker, Markers
 from .memory import Memory
-from .messages import about, answer_message, fault_message, feedback, file_name
+from .messages import (
+    about,
+    answer_message,
+    fault_message,
+    feedback,
+    file_name,
+    volume_message,
+)
 from .run_folder import RunFolder
 from .schedule import Due
 from .session_config import SessionConfig
@@ -212,6 +219,7 @@ class Session:
             return
         if known is None:
             self.parts.journal.volume(frame.number, "taken", **taken.as_record())
+            self.parts.sinks.put(volume_message(frame.number, taken, attempt.number))
         if not taken.registered:
             self._tell(FaultKind.UNREGISTERED, frame.number, "its place is that of the one before")
         latency_s = self._clock() - frame.arrived_s

@@ -13,10 +13,14 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 from ..errors import InputError
+
+
+class MessageRefused(Exception):
+    """One message cannot go this way; the next one may."""
 
 
 class Outlet(Protocol):
@@ -31,6 +35,15 @@ class Outlet(Protocol):
         ...
 
 
+@runtime_checkable
+class Counting(Protocol):
+    """An outlet that knows more than what was sent: who came, who was refused and why."""
+
+    def counts(self) -> dict[str, int]:
+        """How often each thing happened; any thread may ask, also after `close`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SinkReport:
     """What a sink has done so far."""
@@ -38,10 +51,17 @@ class SinkReport:
     name: str
     sent: int
     dropped: int
-    """Given up: the queue was full, or the consumer is gone."""
+    """Given up: the queue was full, the message refused, or the consumer is gone."""
     waiting: int
     trouble: str | None
     """Why nothing is sent any more, None while it is."""
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+    """What else the outlet has counted."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the summary of a run holds it."""
+        told = {"name": self.name, "sent": self.sent, "dropped": self.dropped}
+        return told | {"trouble": self.trouble} | ({"counts": self.counts} if self.counts else {})
 
 
 class Sink:
@@ -85,9 +105,10 @@ class Sink:
 
     def report(self) -> SinkReport:
         """What it has done so far."""
+        counts = self._outlet.counts() if isinstance(self._outlet, Counting) else {}
         with self._changed:
             waiting = len(self._waiting) + self._sending
-            return SinkReport(self.name, self._sent, self._dropped, waiting, self._trouble)
+            return SinkReport(self.name, self._sent, self._dropped, waiting, self._trouble, counts)
 
     def close(self, timeout_s: float = 2.0) -> SinkReport:
         """Let the queue run out for at most `timeout_s`, then give up the rest and count it."""
@@ -106,14 +127,18 @@ class Sink:
 
     def _run(self) -> None:
         while (message := self._next()) is not None:
+            refused = False
             try:
                 self._outlet.send(message)
+            except MessageRefused:
+                refused = True
             except Exception as exc:  # whatever a consumer does, the run goes on
                 self._fail(exc)
             with self._changed:
+                lost = refused or self._trouble is not None
                 self._sending = False
-                self._sent += self._trouble is None
-                self._dropped += self._trouble is not None
+                self._sent += not lost
+                self._dropped += lost
                 self._changed.notify_all()
         with contextlib.suppress(Exception):
             self._outlet.close()

@@ -1,0 +1,150 @@
+"""Lets connections in: not faster, and not more of them, than the run beside it can bear.
+
+Whoever is let in speaks HTTP, and TLS before if there is a certificate; what speaks anything else,
+or says nothing, is sent away and counted. What waits outside waits in the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections import Counter
+from typing import Any
+
+from aiohttp import web
+
+from ..errors import InputError
+from .network_address import NetworkAddress
+
+_RATE_HZ = 20.0
+"""Connections a second; each takes about a millisecond of this process."""
+_BURST = 20
+_MOST_OPEN = 64
+_BACKLOG = 32
+_SILENT_S = 5.0
+"""How long one may take for its request, or for TLS."""
+_MOST_LINE = 4096
+"""Bytes of a line of a request."""
+_MOST_HEADERS = 64
+_SEND_BUFFER = 1 << 17
+"""Bytes that the kernel keeps for one subscriber, so that one who stops reading is noticed soon."""
+_NO_LOG = logging.getLogger("scanside.silent")
+_NO_LOG.addHandler(logging.NullHandler())
+_NO_LOG.propagate = False
+_NO_LOG.setLevel(logging.CRITICAL + 1)
+_NOT_TLS = ("HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL", "UNKNOWN_PROTOCOL")
+
+
+def listen(address: NetworkAddress) -> socket.socket:
+    """A socket that listens; an InputError if the address is in use or not of this machine."""
+    listening = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        listening.bind((address.host, address.port))
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
+    except OSError as exc:
+        listening.close()
+        raise InputError(
+            f"'sink' ws:{address} cannot be opened: {exc.strerror}; name another port"
+        ) from exc
+    return listening
+
+
+class Connection(web.RequestHandler):
+    """One connection; counts what is no HTTP."""
+
+    __slots__ = ("asked", "counts")
+
+    def __init__(self, server: web.Server, counts: Counter[str]) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=0.0,
+            lingering_time=0.0,
+            max_line_size=_MOST_LINE,
+            max_field_size=_MOST_LINE,
+            max_headers=_MOST_HEADERS,
+            logger=_NO_LOG,
+            access_log=_NO_LOG,  # a request may hold the token
+        )
+        self.counts = counts
+        self.asked = False
+
+    def handle_error(self, *args: Any, **kwargs: Any) -> web.StreamResponse:
+        """What cannot be understood."""
+        self.asked = True
+        self.counts["garbage"] += 1
+        return super().handle_error(*args, **kwargs)
+
+
+class Door:
+    """Accepts connections for a server.
+
+    Parameters
+    ----------
+    listening : socket
+    server : web.Server
+    tls : ssl.SSLContext or None
+    counts : Counter
+        Where those that are sent away are counted.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        server: web.Server,
+        tls: ssl.SSLContext | None,
+        counts: Counter[str],
+    ) -> None:
+        self._listening, self._server, self._tls, self._counts = listening, server, tls, counts
+        self._arriving: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Let in whoever comes, until cancelled."""
+        loop = asyncio.get_running_loop()
+        credit, at_s = float(_BURST), loop.time()
+        while True:
+            connection, _ = await loop.sock_accept(self._listening)
+            now_s = loop.time()
+            credit = min(float(_BURST), credit + _RATE_HZ * (now_s - at_s)) - 1
+            at_s = now_s
+            if len(self._server.connections) + len(self._arriving) >= _MOST_OPEN:
+                self._counts["too many"] += 1
+                connection.close()
+            else:
+                task = asyncio.create_task(self._let_in(connection))
+                self._arriving.add(task)
+                task.add_done_callback(self._arriving.discard)
+            if credit < 0:
+                await asyncio.sleep(-credit / _RATE_HZ)
+
+    async def close(self) -> None:
+        """Let nobody in any more."""
+        self._listening.close()
+        for task in self._arriving:
+            task.cancel()
+        await asyncio.gather(*self._arriving, return_exceptions=True)
+
+    async def _let_in(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            transport, protocol = await loop.connect_accepted_socket(
+                lambda: Connection(self._server, self._counts),
+                connection,
+                ssl=self._tls,
+                ssl_handshake_timeout=_SILENT_S if self._tls else None,
+            )
+        except ssl.SSLError as exc:
+            self._counts["plain text" if exc.reason in _NOT_TLS else "TLS failed"] += 1
+        except OSError:  # it left, or said nothing
+            self._counts["TLS failed" if self._tls else "left at once"] += 1
+        else:
+            assert isinstance(protocol, Connection)
+            await asyncio.sleep(_SILENT_S)
+            if not protocol.asked and not transport.is_closing():
+                self._counts["silent"] += 1
+                transport.abort()
