@@ -8,6 +8,7 @@ token and TLS are required.
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import os
 import ssl
 from collections.abc import Mapping
@@ -22,7 +23,6 @@ TOKEN_VARIABLE = "SCANSIDE_TOKEN"
 LEAST_TOKEN = 16
 """Characters; shorter ones can be guessed."""
 _MOST_TOKEN = 512
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class Access:
         given = given.strip() if scheme.lower() == "bearer" else query.get("token", "")
         if not given:
             return "no token"
-        if not hmac.compare_digest(given.encode(), self.token.encode()):
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode()):
             return "wrong token"
         return None
 
@@ -124,11 +124,13 @@ def check_access(access: Access, address: NetworkAddress, what: str) -> None:
 
 
 def _foreign(headers: Mapping[str, str]) -> str | None:
-    host = headers.get("Host", "")
-    name = urlsplit(f"//{host}").hostname
-    if name not in _LOCAL and not (name or "").startswith("127."):
+    host, origin = headers.get("Host", ""), headers.get("Origin")
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        local = name == "localhost" or ipaddress.ip_address(name).is_loopback
+        same = origin is None or urlsplit(origin).netloc == host
+    except ValueError:
         return "foreign host"
-    origin = headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != host:
-        return "foreign page"
-    return None
+    if not local:
+        return "foreign host"
+    return None if same else "foreign page"

@@ -220,7 +220,7 @@ async def _listen(socket_: web.WebSocketResponse) -> str | None:
         if said.type in _GONE:
             return None
         if said.type == WSMsgType.ERROR:
-            large = socket_.close_code == WSCloseCode.MESSAGE_TOO_BIG
+            large = getattr(said.data, "code", None) == WSCloseCode.MESSAGE_TOO_BIG
             return "oversized" if large else "garbage"
         now_s = loop.time()
         credit = min(float(_SAYINGS), credit + now_s - at_s) - 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from typing import Any
 
 import zmq
@@ -63,8 +64,9 @@ class ZmqOutlet:
             self._socket.bind(f"tcp://{address}")
         except zmq.ZMQError as exc:
             self.close()
+            said = os.strerror(exc.errno or 0)
             raise InputError(
-                f"'sink' zmq:{address} cannot be opened: {exc.strerror}; name another port"
+                f"'sink' zmq:{address} cannot be opened: {said}; name another port"
             ) from exc
 
     def send(self, message: str) -> None:
