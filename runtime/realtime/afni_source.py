@@ -31,8 +31,8 @@ _CONTROL_S = 3.0
 """In which a sender says where its data will come."""
 _CONNECT_S = 30.0
 """And connects there."""
-_PROLOG_S = 300.0
-"""And says what its data will be: some connect long before the scan."""
+_PROLOG_S = 60.0
+"""And says what its data will be."""
 
 
 class AfniSource:
@@ -122,22 +122,30 @@ class AfniSource:
             self._data.close()
 
     def _session(self) -> None:
-        control, host = self._accept(self._control, None)
-        with control:
-            raw = Wire(control, self._bell).until_nul(_MAX_CONTROL_BYTES, _CONTROL_S, lenient=True)
-        if not raw:  # somebody looked whether anyone is here
-            return
-        self._check_control(raw)
-        data, other = self._accept(self._data, _CONNECT_S)
-        with data:
-            if other != host:
-                raise UnreadableVolume("a data connection from elsewhere than the control's")
-            wire = Wire(data, self._bell)
-            while raw := wire.until_nul(MAX_PROLOG_BYTES, _PROLOG_S):
-                prolog = read_prolog(raw, self._allowance.bytes)
-                self._series += 1
-                if not self._images(wire, prolog):
-                    return
+        """From a control connection to the end of its data."""
+        announced: str | None = None
+        timeout_s = None
+        while True:
+            # a sender that begins anew takes the place of one that never came with its data
+            listening, connection, host = self._accept(timeout_s, control_only=announced is None)
+            with connection:
+                if listening is self._data:
+                    if host != announced:
+                        raise UnreadableVolume("a data connection from elsewhere than its control")
+                    return self._data_sets(Wire(connection, self._bell))
+                wire = Wire(connection, self._bell)
+                raw = wire.until_nul(_MAX_CONTROL_BYTES, _CONTROL_S, lenient=True)
+            if raw:  # else somebody looked whether anyone is here
+                self._check_control(raw)
+                announced, timeout_s = host, _CONNECT_S
+
+    def _data_sets(self, wire: Wire) -> None:
+        """Prologs, each with its images, until the sender hangs up."""
+        while raw := wire.until_nul(MAX_PROLOG_BYTES, _PROLOG_S):
+            prolog = read_prolog(raw, self._allowance.bytes)
+            self._series += 1
+            if not self._images(wire, prolog):
+                return
 
     def _check_control(self, raw: bytes) -> None:
         """Whether the sender will send to our data port, and asks for nothing besides."""
@@ -161,14 +169,15 @@ class AfniSource:
             )
 
     def _accept(
-        self, listening: socket.socket, timeout_s: float | None
-    ) -> tuple[socket.socket, str]:
-        """The next connection of somebody who may connect, and their address."""
+        self, timeout_s: float | None, *, control_only: bool
+    ) -> tuple[socket.socket, socket.socket, str]:
+        """The next connection of somebody who may connect: where, itself, and their address."""
+        wanted = [self._control] if control_only else [self._data, self._control]
         while True:
-            self._bell.wait(listening, timeout_s)
+            listening = self._bell.wait(*wanted, timeout_s=timeout_s)
             connection, place = listening.accept()
             if self._peers.admit(place[0]):
-                return connection, place[0]
+                return listening, connection, place[0]
             connection.close()
             self._refuse("a connection from an address that was not named with --peer")
 

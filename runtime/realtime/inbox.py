@@ -53,6 +53,13 @@ class Inbox:
             self._waiting.append(frame)
             self._changed.notify_all()
 
+    def pass_on(self, arrival: Arrival) -> None:
+        """Hand over whatever a reader has found."""
+        if isinstance(arrival, Frame):
+            self.put(arrival)
+        else:
+            self.fault(arrival.kind, arrival.detail, arrival.number, arrival.series)
+
     def fault(
         self,
         kind: FaultKind,

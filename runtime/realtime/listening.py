@@ -118,7 +118,7 @@ def refuse_open(address: Address, peers: Peers, what: str, protocol: str) -> Non
         )
 
 
-def listen(address: Address, what: str, backlog: int = 1) -> socket.socket:
+def listen(address: Address, what: str, backlog: int = 16) -> socket.socket:
     """Open a socket that listens.
 
     Raises
@@ -168,21 +168,22 @@ class Bell:
         """End every wait, now and from now on."""
         self._ringer.send(b"!")
 
-    def wait(self, wanted: socket.socket, timeout_s: float | None) -> None:
-        """Wait until a socket can be read.
+    def wait(self, *wanted: socket.socket, timeout_s: float | None) -> socket.socket:
+        """Wait until one of some sockets can be read; the first of them that can.
 
         Raises
         ------
         Stopped
             The bell was rung.
         Silent
-            Not within `timeout_s`.
+            None within `timeout_s`.
         """
-        ready, _, _ = select.select([wanted, self._heard], [], [], timeout_s)
+        ready, _, _ = select.select([*wanted, self._heard], [], [], timeout_s)
         if self._heard in ready:
             raise Stopped
         if not ready:
             raise Silent
+        return ready[0]
 
     def close(self) -> None:
         """Once nobody waits any more."""

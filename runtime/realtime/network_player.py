@@ -62,6 +62,7 @@ class NetworkPlayer(Playing):
         self._sender = sender
         for truth in plan.truths:
             if truth.kind not in sender.mishaps:
+                sender.close()
                 raise InputError(
                     f"'fault' {truth.kind} cannot happen over {sender.name}; it has "
                     f"{', '.join(sorted(sender.mishaps))}"

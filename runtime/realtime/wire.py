@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import TypeAlias
 
 from .listening import Bell, Silent
 
 _READ_BYTES = 1 << 16
-Writable: TypeAlias = "bytearray | memoryview"
 
 
 class TooMuch(Exception):
@@ -52,7 +50,8 @@ class Wire:
         raw, deadline_s = bytearray(), time.monotonic() + timeout_s
         while len(raw) <= most:
             try:
-                self._bell.wait(self._connection, max(deadline_s - time.monotonic(), 0.0))
+                left_s = max(deadline_s - time.monotonic(), 0.0)
+                self._bell.wait(self._connection, timeout_s=left_s)
             except Silent:
                 if raw and lenient:
                     return bytes(raw)
@@ -90,7 +89,7 @@ class Wire:
         count, wait_s = 0, begin_s
         while count < len(into):
             try:
-                self._bell.wait(self._connection, wait_s)
+                self._bell.wait(self._connection, timeout_s=wait_s)
             except Silent:
                 return count
             came = self._connection.recv_into(into[count:])

@@ -14,6 +14,8 @@ from .zmq_header import header_bytes
 from .zmq_keys import CurveKeys
 
 _HELLO = "hello from scanside"
+_HELLO_MS = 500
+"""Until hello is said again."""
 _ANSWER_S = 10.0
 """The longest that a receiver may take to answer."""
 
@@ -51,15 +53,12 @@ class ZmqSender:
         self._socket: Any = self._context.socket(zmq.PAIR)
         self._socket.ipv6 = ":" in address.host
         self._socket.linger = 0
-        self._socket.rcvtimeo = self._socket.sndtimeo = int(answer_s * 1e3)
         if token is not None and not address.local:
             CurveKeys.of(token).protect_client(self._socket)
+        self._answer_ms = int(answer_s * 1e3)
+        self._socket.sndtimeo = self._answer_ms
         self._socket.connect(f"tcp://{address}")
-        try:
-            self._ask([_HELLO.encode()])
-        except InputError:
-            self.close()
-            raise
+        self._greet()
 
     def send(self, volume: WrittenVolume, delivery: Delivery) -> None:
         """Send a volume, whole or not as its delivery says; an InputError if nobody answers."""
@@ -73,16 +72,37 @@ class ZmqSender:
         self._socket.close(linger=0)
         self._context.term()
 
-    def _ask(self, parts: list[bytes]) -> str:
+    def _greet(self) -> None:
+        """Say hello until it is answered: a receiver loses it while it still has another sender."""
+        import zmq
+
+        for _ in range(max(self._answer_ms // _HELLO_MS, 1)):
+            try:
+                self._socket.send_string(_HELLO, zmq.NOBLOCK)
+            except zmq.Again:
+                pass
+            if self._socket.poll(_HELLO_MS):
+                while self._socket.poll(0):  # as many answers as hellos arrived
+                    self._socket.recv()
+                return
+        self.close()
+        raise self._nobody()
+
+    def _ask(self, parts: list[bytes]) -> None:
         import zmq
 
         try:
             self._socket.send_multipart(parts)
-            return self._socket.recv_string()
         except zmq.Again as exc:
-            raise InputError(
-                f"nobody answers at zmq:{self._address}; start the receiver, with the same token"
-            ) from exc
+            raise self._nobody() from exc
+        if not self._socket.poll(self._answer_ms):
+            raise self._nobody()
+        self._socket.recv()
+
+    def _nobody(self) -> InputError:
+        return InputError(
+            f"nobody answers at zmq:{self._address}; start the receiver, with the same token"
+        )
 
 
 def _scaled(volume: WrittenVolume) -> np.ndarray[Any, Any]:
