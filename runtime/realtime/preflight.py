@@ -36,7 +36,7 @@ from .run_setup import (
 from .session_config import SessionConfig
 from .simulated_run import SimulatedRun, Simulation
 from .sink_opening import Outgoing, try_sink
-from .source_opening import open_source, split_source
+from .source_opening import open_source, source_identity, split_source
 
 _GRID = (64, 64, 36)
 """Assumed of a folder that holds nothing yet."""
@@ -92,11 +92,12 @@ def _source(request: RunRequest, config: SessionConfig) -> str:
         if isinstance(source, FileSource):
             x, y, z = source.run.shape
             return f"{planned}, {x} x {y} x {z}, from {source.run.path}"
-        assert isinstance(source, FolderSource)
+        again = "; goes on with the run that was broken off" if resumes else ""
+        if not isinstance(source, FolderSource):
+            return f"{planned} expected at {source_identity(request.source)}{again}"
         _, path = split_source(request.source)
         held = sum(entry.is_file() for entry in Path(path).iterdir())
         state = "empty" if not held else f"holds {held} files ({request.existing})"
-        again = "; goes on with the run that was broken off" if resumes else ""
         return f"{planned} expected in {path}, which is {state}{again}"
 
 

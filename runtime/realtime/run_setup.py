@@ -31,7 +31,7 @@ class RunRequest:
     """A run as its operator words it."""
 
     source: str
-    """`folder:DIR`, `file:PATH`, or either without its kind."""
+    """As `source_opening` names it."""
     events: str
     """An events.tsv, or `lsl:NAME` for markers of a live stream."""
     out: Path
@@ -42,7 +42,9 @@ class RunRequest:
     sinks: tuple[str, ...] = ()
     """As `sink_opening` names them."""
     access: Access = Access()
-    """Who may subscribe to a sink that serves."""
+    """Who may subscribe to a sink that serves; its token is also that of a ZeroMQ source."""
+    peers: tuple[str, ...] = ()
+    """Addresses or networks that may send volumes, besides this machine."""
     trial_types: tuple[str, ...] = ()
     """Those that are answered; all if none is named."""
     former: Path | None = None

@@ -1,6 +1,7 @@
 """Which source a run's operator means, and its opening.
 
-`folder:DIR` and `file:PATH`, or either path by itself.
+`folder:DIR` and `file:PATH`, or either path by itself; `afni:`, `zmq:` and `dicom:` with the port
+to listen at, and before it the address of this machine if others are to reach it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from .file_source import FileSource
 from .folder_source import FolderSource
+from .listening import Address, Peers
 from .memory import Memory
 from .session_config import SessionConfig
 from .source import Source
@@ -19,13 +21,15 @@ from .source import Source
 if TYPE_CHECKING:
     from .run_setup import RunRequest
 
-_PATHS = ("folder", "file")
+PATHS = ("folder", "file")
+NETWORK = ("afni", "zmq", "dicom")
+"""Kinds that are files, and kinds that listen."""
 
 
 def split_source(text: str) -> tuple[str, str]:
-    """Kind of a source and where it is: a path."""
+    """Kind of a source and where it is: a path, or `[HOST:]PORT`."""
     kind, colon, rest = text.partition(":")
-    if colon and kind in _PATHS:
+    if colon and kind in PATHS + NETWORK:
         return kind, rest
     return ("file" if Path(text).is_file() else "folder"), text
 
@@ -33,6 +37,8 @@ def split_source(text: str) -> tuple[str, str]:
 def source_identity(text: str) -> str:
     """What names a source in a run's journal: the same for the same place, however it is worded."""
     kind, place = split_source(text)
+    if kind in NETWORK:
+        return f"{kind}:{Address.parse(place, _words(kind))}"
     return f"{kind}:{Path(place).resolve()}"
 
 
@@ -41,6 +47,8 @@ def open_source(
 ) -> Source:
     """The source; an InputError if it cannot be used."""
     kind, place = split_source(request.source)
+    if kind in NETWORK:
+        return _open_network(request, config, kind, place, clock)
     if kind == "file":
         return FileSource(place, pace_s=config.pace_s, at_once=memory.reached, clock=clock)
     try:
@@ -60,3 +68,39 @@ def open_source(
                 "files are of this run (take) or not (ignore)"
             ) from exc
         raise
+
+
+def _open_network(
+    request: RunRequest,
+    config: SessionConfig,
+    kind: str,
+    place: str,
+    clock: Callable[[], float],
+) -> Source:
+    address, peers = Address.parse(place, _words(kind)), Peers.parse(request.peers)
+    if not (address.local or request.network):
+        raise InputError(
+            f"{_words(kind)} {address} can be reached from other machines; say --network if that "
+            "is meant"
+        )
+    if kind == "zmq":
+        from .zmq_source import ZmqSource
+
+        return ZmqSource(address, token=request.access.token, clock=clock)
+    if kind == "afni":
+        from .afni_source import AfniSource
+
+        return AfniSource(address, pace_s=config.pace_s, peers=peers, clock=clock)
+    from .dicom_source import DicomSource
+
+    return DicomSource(
+        address,
+        pace_s=config.pace_s,
+        first_number=request.first_number,
+        peers=peers,
+        clock=clock,
+    )
+
+
+def _words(kind: str) -> str:
+    return f"'source' {kind}:"
