@@ -7,7 +7,6 @@ import time
 
 from .listening import Bell, Silent
 
-_READ_BYTES = 1 << 16
 
 
 class TooMuch(Exception):
@@ -56,7 +55,7 @@ class Wire:
                 if raw and lenient:
                     return bytes(raw)
                 raise
-            ahead = self._connection.recv(_READ_BYTES, socket.MSG_PEEK)
+            ahead = self._connection.recv(most + 1 - len(raw), socket.MSG_PEEK)
             end = ahead.find(b"\0")
             came = self._connection.recv(end + 1 if end >= 0 else len(ahead) or 1)
             raw += came
