@@ -19,20 +19,15 @@ from scanside.runtime.realtime.arrivals import Arrivals
 from scanside.runtime.realtime.faults import FaultRequest, Mishap, plan_run
 from scanside.runtime.realtime.folder_source import FolderSource
 from scanside.runtime.realtime.frame import Frame
-from scanside.runtime.realtime.mosaic_writer import MosaicWriter
 from scanside.runtime.realtime.replay import Manner, Player
 from scanside.runtime.realtime.run_file import RunFile
 from scanside.runtime.realtime.slots import Ending, Slots
 from scanside.runtime.realtime.source import Arrival, Fault, FaultKind
-from scanside.runtime.realtime.volume_writer import NiftiWriter, VolumeWriter
+from scanside.runtime.realtime.volume_writer import VolumeWriter
+from scanside.runtime.realtime.writers import FORMATS, make_writer
 
 TR_S = 1.6
 VOLUMES = 24
-WRITERS = {
-    "nifti": NiftiWriter,
-    "nifti-gz": lambda: NiftiWriter(compressed=True),
-    "mosaic": lambda: MosaicWriter("run"),
-}
 
 
 class Rig:
@@ -94,11 +89,17 @@ class Rig:
 @pytest.fixture
 def rig(small_run: Callable[..., Path]) -> Callable[..., Rig]:
     def make(*faults: str, seed: int = 0, writer: str = "nifti", **manner) -> Rig:
-        made = Rig(small_run(VOLUMES), list(faults), seed, WRITERS[writer](), **manner)
+        made = Rig(small_run(VOLUMES), list(faults), seed, make_writer(writer, "run"), **manner)
         made.play()
         return made
 
     return make
+
+
+def canonical(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """With all axes the way of RAS: some formats have no order of slices but that in space."""
+    image = nib.as_closest_canonical(nib.Nifti1Image(data, affine))
+    return np.asarray(image.dataobj), image.affine
 
 
 def assert_all_that_came_is_there(rig: Rig):
@@ -112,11 +113,14 @@ def assert_all_that_came_is_there(rig: Rig):
     assert sorted(frame.number for frame in frames) == sorted(whole)
     recorded = np.stack(list(rig.run.read()), axis=-1)
     for frame in frames:
-        np.testing.assert_array_equal(frame.data, recorded[..., frame.number])
+        values, place = canonical(frame.data, frame.affine)
+        truth, true_place = canonical(recorded[..., frame.number], rig.run.affine)
+        np.testing.assert_array_equal(values, truth)
+        np.testing.assert_allclose(place, true_place, atol=1e-5)
     assert rig.slots.summary().received == len(whole)
 
 
-@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("writer", FORMATS)
 @pytest.mark.parametrize("in_place", [False, True], ids=["renamed", "in-place"])
 def test_a_run_without_faults_arrives_as_it_was_recorded(rig, writer: str, in_place: bool):
     played = rig(writer=writer, in_place=in_place)
@@ -125,17 +129,16 @@ def test_a_run_without_faults_arrives_as_it_was_recorded(rig, writer: str, in_pl
     assert [frame.number for frame in played.frames()] == list(range(VOLUMES))
     # a file that is written in two pieces is seen in between, and only then
     assert played.faults() == ({FaultKind.HALF_WRITTEN} if in_place else set())
-    assert np.allclose(played.frames()[0].affine, played.run.affine, atol=1e-5)
     assert played.frames()[0].tr_s == pytest.approx(TR_S)
 
 
-@pytest.mark.parametrize("writer", ["nifti", "mosaic"])
+@pytest.mark.parametrize("writer", ["nifti", "mosaic", "siemens-slices"])
 @pytest.mark.parametrize("kind", Mishap)
 def test_each_fault_is_recognised_by_its_name_and_costs_nothing_else(
     rig, kind: Mishap, writer: str
 ):
-    # a small mosaic is mostly header, and a header that is cut off bears no number
-    played = rig(f"{kind}:0.9" if kind is Mishap.TRUNCATE else kind, writer=writer)
+    # a small DICOM is mostly header, and a header that is cut off bears no number
+    played = rig(f"{kind}:0.97" if kind is Mishap.TRUNCATE else kind, writer=writer)
     assert_all_that_came_is_there(played)
     (truth,) = played.plan.truths
     assert truth.seen_as in played.faults()
@@ -149,6 +152,23 @@ def test_each_fault_is_recognised_by_its_name_and_costs_nothing_else(
         Mishap.RESTART: {FaultKind.STALL},
     }
     assert played.faults() <= {truth.seen_as} | besides.get(kind, set())
+
+
+@pytest.mark.parametrize("writer", FORMATS[3:])
+def test_each_format_shows_what_it_lacks(rig, writer: str):
+    faults = ["drop@4", "truncate:0.97@8", "short@12", "duplicate@16", "swap@19"]
+    played = rig(*faults, writer=writer)
+    assert_all_that_came_is_there(played)
+    assert played.faults() == {truth.seen_as for truth in played.plan.truths}
+    summary = played.slots.summary()
+    assert (summary.missing, summary.partial) == ((4,), (8, 12))
+
+
+def test_a_header_that_is_cut_off_makes_its_volume_short(rig):
+    played = rig("truncate:0.1@8", writer="ge-slices")
+    assert_all_that_came_is_there(played)
+    told = [a for a in played.arrivals if isinstance(a, Fault)]
+    assert {(str(f.kind), f.number) for f in told} == {("truncated", None), ("short", 8)}
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -11,15 +11,16 @@ import json
 from pathlib import Path
 
 from ..errors import InputError
+from ..realtime.access import TOKEN_VARIABLE, read_token
 from ..realtime.faults import FaultRequest, Mishap, plan_run
-from ..realtime.mosaic_writer import MosaicWriter
-from ..realtime.replay import Manner, Player
-from ..realtime.run_file import RunFile
+from ..realtime.network_player import NetworkPlayer
+from ..realtime.replay import Manner, Player, Playing
+from ..realtime.run_file import open_run
+from ..realtime.sender_opening import is_network, open_sender
 from ..realtime.simulated_run import SimulatedRun, Simulation
-from ..realtime.volume_writer import NiftiWriter
+from ..realtime.writers import FORMATS, make_writer
 
 _SIMULATED = "reference:"
-_FORMATS = ("nifti", "nifti-gz", "mosaic")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="a 4-D BOLD run, .nii or .nii.gz; reference:FILE simulates one, and its events, first",
+        help="a BOLD run: 4-D .nii or .nii.gz, or the .PAR of a PAR/REC; reference:FILE simulates "
+        "one, and its events, first",
     )
-    parser.add_argument("--to", metavar="DIR", help="where files are written; new or empty")
+    parser.add_argument(
+        "--to",
+        metavar="DIR|KIND:[HOST:]PORT",
+        help="a folder for the files, new or empty; or a receiver: afni, zmq or dicom, and a port",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"token of a zmq receiver on another machine (default: {TOKEN_VARIABLE} if it is set)",
+    )
     parser.add_argument(
         "--tr", type=float, metavar="SECONDS", help="repetition time (default: the file's own)"
     )
@@ -37,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--speed", type=float, default=1.0, metavar="X", help="times faster than real (default: 1)"
     )
     parser.add_argument(
-        "--format", choices=_FORMATS, default="nifti", help="of the files (default: nifti)"
+        "--format", choices=FORMATS, help="of the files (default: nifti; mosaic for dicom)"
     )
     parser.add_argument(
         "--in-place",
@@ -110,17 +122,19 @@ def _simulate(args: argparse.Namespace, path: Path) -> Path:
 
 
 def _play(args: argparse.Namespace, path: Path) -> int:
-    recorded = RunFile(path)
+    recorded = open_run(path)
     tr_s = args.tr if args.tr is not None else recorded.tr_s
     if tr_s is None:
         raise InputError(f"{path} states no repetition time; give it with --tr SECONDS")
     manner = Manner(tr_s=tr_s, speed=args.speed, in_place=args.in_place)
     plan = plan_run(recorded.volumes, [FaultRequest.parse(text) for text in args.fault], args.seed)
-    if args.format == "mosaic":
-        writer = MosaicWriter(f"{recorded.path.resolve()} {args.seed}")
+    name = args.format or ("mosaic" if args.to.startswith("dicom:") else "nifti")
+    writer = make_writer(name, f"{recorded.path.resolve()} {args.seed}")
+    if is_network(args.to):
+        sender = open_sender(args.to, writer, read_token(args.token_file))
+        player: Playing = NetworkPlayer(recorded, plan, sender, manner)
     else:
-        writer = NiftiWriter(compressed=args.format == "nifti-gz")
-    player = Player(recorded, plan, writer, Path(args.to), manner)
+        player = Player(recorded, plan, writer, Path(args.to), manner)
     for telling in player.play():
         print(json.dumps(telling), flush=True)
     return 0

@@ -1,4 +1,4 @@
-"""A recorded run as a source: one 4-D NIfTI file, given out at a pace or as fast as it is taken."""
+"""A recorded run as a source: a 4-D NIfTI file or a PAR/REC pair, at a pace or as it is taken."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Callable
 
 from ..errors import InputError
 from .frame import Frame, series_identity
-from .run_file import RunFile
+from .run_file import open_run
 from .source import Arrival, Fault, FaultKind
 
 
 class FileSource:
-    """Frames from a 4-D file.
+    """Frames from a recorded run.
 
     Parameters
     ----------
     path : path
-        As `RunFile` takes it.
+        As `open_run` takes it.
     pace_s : float
         Seconds between two volumes; 0 gives one at every poll. The first comes one pace after the
         first poll, as a volume is complete one TR after it began.
@@ -30,7 +30,7 @@ class FileSource:
     Raises
     ------
     InputError
-        A file that `RunFile` refuses.
+        A file that `open_run` refuses.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class FileSource:
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.run = RunFile(path)
+        self.run = open_run(path)
         self.exhausted = False
         self._pace_s = pace_s
         self._at_once = at_once

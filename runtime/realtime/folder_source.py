@@ -1,5 +1,6 @@
-"""A folder into which the scanner writes one file for each volume: NIfTI, or Siemens mosaic DICOM.
+"""A folder into which the scanner writes volumes: NIfTI, DICOM of any kind, or PAR/REC.
 
+A volume is one file, a pair, or one file for each of its slices; a file may hold several volumes.
 A file is noticed as soon as the operating system tells, and by a look into the folder from time to
 time for what it did not tell. It counts when all of its bytes are there and did not change while
 they were read; until then it is tried again, for as long as it grows and a few TRs longer.
@@ -17,19 +18,17 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ..errors import InputError
-from .dicom_mosaic import is_dicom, read_mosaic
+from .dicom_slices import SliceFile
 from .folder_watcher import FolderWatcher
-from .frame import Frame, series_identity
-from .nifti_volume import read_nifti
 from .patience import checked_seconds
+from .slice_gathering import SliceGathering
 from .source import Arrival, Fault, FaultKind, IncompleteVolume, UnreadableVolume
+from .volume_files import members, read_file, spokesman
 
 Existing: TypeAlias = Literal["refuse", "ignore", "take"]
 
-_NIFTI = re.compile(r"(?P<series>.*?)(?P<number>\d+)\.nii(\.gz)?", re.IGNORECASE)
 _IN_PASSING = re.compile(r"\..*|.*\.(tmp|temp|part|partial|filepart|swp)|.*~", re.IGNORECASE)
 """Names that files bear while they are being written, to get another name when they are whole."""
-_MAX_FILE_BYTES = 1 << 30
 _RETRY_S = (0.002, 0.05)
 """Least and most time until an incomplete file is read again; between them, a 200th of the pace."""
 
@@ -59,15 +58,16 @@ class FolderSource:
     pace_s : float
         Seconds between two volumes, normally the TR.
     first_number : int
-        The number that the run's first volume bears: the acquisition number of DICOM, the last
-        digits of the name of a NIfTI file. Scanners count from 1.
+        The number that the run's first volume bears: the acquisition number or temporal position
+        of DICOM, the last digits of the name of a NIfTI or PAR file. Scanners count from 1.
     existing : {"refuse", "ignore", "take"}
         What to do with files that are there already, as of an earlier run. Taken ones come in the
         order in which they were written.
     pattern : str
         Only files whose name fits it, as in a shell.
     patience_trs : float
-        How long a file may stay incomplete without growing before it counts as truncated.
+        How long a file may stay incomplete without growing before it counts as truncated, and a
+        volume of several files without getting more of them before it counts as short.
     rescan_trs : float
         How often to look into the folder.
     watch : bool
@@ -110,6 +110,7 @@ class FolderSource:
         self._clock = clock
         self._pending: dict[str, _Pending] = {}
         self._done: dict[str, int] = {}  # signatures of what has been read or given up
+        self._gathering = SliceGathering(self._patience_s)
         self._lost = False
         self._watcher: FolderWatcher | None = None
         self._take_stock(existing)
@@ -124,6 +125,7 @@ class FolderSource:
             now_s = self._clock()
             arrivals: list[Arrival] = [*self._look(now_s, deadline - now_s)]
             arrivals += self._read_pending()
+            arrivals += self._gathering.tick(self._clock())
             if arrivals or self._clock() >= deadline:
                 return arrivals
 
@@ -160,26 +162,30 @@ class FolderSource:
 
     def _names(self) -> list[str]:
         with os.scandir(self._folder) as entries:
-            return sorted(e.name for e in entries if self._is_ours(e.name) and e.is_file())
+            found = {spokesman(entry.name) for entry in entries if entry.is_file()}
+        return sorted(name for name in found if self._is_ours(name))
 
     def _is_ours(self, name: str) -> bool:
         return fnmatch(name, self._pattern) and not _IN_PASSING.fullmatch(name)
 
     def _signature(self, name: str) -> int:
-        """Changes whenever a file does; 0 if there is none."""
-        try:
-            found = (self._folder / name).stat()
-        except OSError:
-            return 0
-        return hash((found.st_ino, found.st_size, found.st_mtime_ns)) or 1
+        """Changes whenever a file does, or one that it stands for; 0 if there is none."""
+        stats: list[tuple[int, int, int]] = []
+        for member in members(name):
+            try:
+                found = (self._folder / member).stat()
+            except OSError:
+                continue
+            stats.append((found.st_ino, found.st_size, found.st_mtime_ns))
+        return hash(tuple(stats)) or 1 if stats else 0
 
     def _look(self, now_s: float, wait_s: float) -> list[Fault]:
         """Notice what has changed, waiting for it no longer than `wait_s`."""
         retries = [pending.retry_at for pending in self._pending.values()]
         wait_s = min(wait_s, min([self._scanned_at + self._rescan_s, *retries]) - now_s)
         if self._watcher and not self._watcher.failure:
-            for name, seen_s in self._watcher.changes(max(wait_s, 0.0)):
-                if self._is_ours(name):
+            for changed, seen_s in self._watcher.changes(max(wait_s, 0.0)):
+                if self._is_ours(name := spokesman(changed)):
                     self._notice(name, seen_s)
         elif wait_s > 0:
             time.sleep(min(wait_s, self._retry_s))
@@ -223,9 +229,9 @@ class FolderSource:
         if signature != pending.signature:
             pending.signature, pending.grown_s = signature, now_s
         try:
-            frame = self._read(name, pending.noticed_s)
+            found = self._read(name, pending.noticed_s)
             if self._signature(name) != signature:
-                raise IncompleteVolume("it changed while it was read", frame.number, frame.series)
+                raise IncompleteVolume("it changed while it was read", *_whose(found))
         except (IncompleteVolume, UnreadableVolume, OSError) as exc:
             if now_s - pending.grown_s <= self._patience_s:
                 pending.incomplete = True
@@ -233,16 +239,19 @@ class FolderSource:
                 return []
             return [self._given_up(name, exc, now_s)]
         self._settle(name)
+        if isinstance(found, SliceFile):
+            return self._gathering.add(found, now_s, half_written=pending.incomplete)
         if not pending.incomplete:
-            return [frame]
+            return found
+        number, series = _whose(found)
         return [
             Fault(
                 kind=FaultKind.HALF_WRITTEN,
-                number=frame.number,
-                series=frame.series,
-                seen_s=frame.arrived_s,
+                number=number,
+                series=series,
+                seen_s=pending.noticed_s,
             ),
-            frame,
+            *found,
         ]
 
     def _settle(self, name: str) -> None:
@@ -251,6 +260,8 @@ class FolderSource:
     def _given_up(self, name: str, exc: Exception, now_s: float) -> Fault:
         self._settle(name)
         cut_off = isinstance(exc, IncompleteVolume)
+        if isinstance(exc, IncompleteVolume):
+            self._gathering.spoil(exc.series, exc.number, now_s)
         return Fault(
             kind=FaultKind.TRUNCATED if cut_off else FaultKind.UNREADABLE,
             number=exc.number if isinstance(exc, IncompleteVolume) else None,
@@ -260,19 +271,11 @@ class FolderSource:
             seen_s=now_s,
         )
 
-    def _read(self, name: str, arrived_s: float) -> Frame:
-        with (self._folder / name).open("rb") as file:
-            raw = file.read(_MAX_FILE_BYTES + 1)
-        if len(raw) > _MAX_FILE_BYTES:
-            raise UnreadableVolume(f"more than {_MAX_FILE_BYTES} bytes")
-        if nifti := _NIFTI.fullmatch(name):
-            number = int(nifti["number"]) - self._first_number
-            series = series_identity(nifti["series"])
-            return read_nifti(raw, number=number, series=series, arrived_s=arrived_s)
-        if name.lower().endswith((".nii", ".nii.gz")):
-            raise UnreadableVolume("a NIfTI file without a volume's number at the end of its name")
-        if len(raw) < 132:
-            raise IncompleteVolume(f"{len(raw)} bytes")
-        if not is_dicom(raw):
-            raise UnreadableVolume("neither NIfTI nor DICOM")
-        return read_mosaic(raw, arrived_s=arrived_s, first_number=self._first_number)
+    def _read(self, name: str, arrived_s: float) -> list[Arrival] | SliceFile:
+        return read_file(self._folder, name, arrived_s=arrived_s, first_number=self._first_number)
+
+
+def _whose(found: list[Arrival] | SliceFile) -> tuple[int | None, str | None]:
+    """Number and series of what was read; of several volumes, the first one's."""
+    first = found if isinstance(found, SliceFile) else found[0]
+    return first.number, first.series

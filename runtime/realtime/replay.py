@@ -41,7 +41,8 @@ class Manner:
     speed: float = 1.0
     """How many times faster than that files come."""
     in_place: bool = False
-    """Write each file under its own name, in two pieces a fifth of a TR apart; otherwise under a
+    """Write each file under its own name, in two pieces, a fifth of a TR apart or less
+    if a volume has several files; otherwise under a
     passing name that is changed when the file is whole."""
 
     def __post_init__(self) -> None:
@@ -180,24 +181,28 @@ class Player(Playing):
             raise InputError(f"{folder} is not empty; replay into an empty folder")
 
     def deliver(self, delivery: Delivery) -> Telling:
-        """Write one file now, whole or not as its delivery says."""
-        raw = self._writer.encode(self.volume(delivery))
+        """Write one volume now, whole or not as its delivery says; of several files the last one
+        is cut, and told.
+        """
+        parts = self._writer.parts(self.volume(delivery))
         if delivery.content == "truncated":
-            raw = raw[: max(1, int(len(raw) * delivery.amount))]
+            ending, raw = parts[-1]
+            parts[-1] = ending, raw[: max(1, int(len(raw) * delivery.amount))]
         # a further copy bears the same number in more digits, so that it replaces no file
         number = f"{delivery.number + 1:0{6 + delivery.copy}d}"
-        name = f"001_{SERIES[delivery.series]:06d}_{number}{self._writer.suffix}"
-        self._write(self._folder / name, raw)
+        name = f"001_{SERIES[delivery.series]:06d}_{number}"
+        for ending, raw in parts:
+            self._write(self._folder / f"{name}{ending}", raw, 0.2 / len(parts))
         return {
             "event": "file",
             "number": delivery.number,
             "series": SERIES[delivery.series],
-            "file": name,
+            "file": f"{name}{parts[-1][0]}",
             "content": delivery.content,
             "at_s": self._clock(),
         }
 
-    def _write(self, path: Path, raw: bytes) -> None:
+    def _write(self, path: Path, raw: bytes, pause_trs: float) -> None:
         if not self._manner.in_place:
             passing = path.with_name(path.name + _TEMPORARY)
             passing.write_bytes(raw)
@@ -206,7 +211,7 @@ class Player(Playing):
         with path.open("wb") as file:
             file.write(raw[: len(raw) // 2])
             file.flush()
-            self._sleep(0.2 * self._manner.pace_s)
+            self._sleep(pause_trs * self._manner.pace_s)
             file.write(raw[len(raw) // 2 :])
 
 

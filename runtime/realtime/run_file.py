@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .nifti_volume import header_tr_s
+from .par_rec import ParRecFile, is_par
 
 
 class RunFile:
@@ -93,3 +94,8 @@ class RunFile:
         found = self.path.stat().st_size
         if found < wanted:
             raise InputError(f"{self.path} is truncated: {found} of {wanted} bytes; copy it again")
+
+
+def open_run(path: str | os.PathLike[str]) -> RunFile | ParRecFile:
+    """A recorded run: the PAR of a PAR/REC pair, or else a 4-D NIfTI file; errors are theirs."""
+    return ParRecFile(path) if is_par(Path(path).name) else RunFile(path)

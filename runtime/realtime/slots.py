@@ -152,7 +152,8 @@ class Slots:
         self._counts[fault.kind] += 1
         number = fault.number
         ours = fault.series in (None, self.series)
-        if fault.kind is FaultKind.TRUNCATED and ours and number is not None:
+        partial = fault.kind in (FaultKind.TRUNCATED, FaultKind.SHORT)
+        if partial and ours and number is not None:
             if self._inside(number) and self.state(number) is not SlotState.RECEIVED:
                 self._reach(number, fault.seen_s)
                 self._resolve(number, SlotState.PARTIAL)

@@ -1,4 +1,4 @@
-"""How a replayed volume is written: the bytes of one file, in a format that scanners export."""
+"""How a replayed volume is written: the bytes of its files, in a format that scanners export."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ class VolumeWriter(Protocol):
     suffix: str
     """Of file names, with its dot."""
 
-    def encode(self, volume: WrittenVolume) -> bytes:
-        """The whole file."""
+    def parts(self, volume: WrittenVolume) -> list[tuple[str, bytes]]:
+        """The files of one volume, in the order in which they are written: ending of each one's
+        name, and the whole file.
+        """
         ...
 
 
@@ -52,6 +54,10 @@ class NiftiWriter:
     def __init__(self, compressed: bool = False) -> None:
         self.suffix = ".nii.gz" if compressed else ".nii"
         self._compressed = compressed
+
+    def parts(self, volume: WrittenVolume) -> list[tuple[str, bytes]]:
+        """The one file."""
+        return [(self.suffix, self.encode(volume))]
 
     def encode(self, volume: WrittenVolume) -> bytes:
         """The whole file."""
