@@ -245,16 +245,17 @@ def _association_request(address: Address, source: DicomSource) -> bytes:
         said: list[bytes] = []
 
         def overhear() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                said.append(connection.recv(1 << 16))
+            while not any(said):  # it looks first whether anyone is there
+                connection, _ = listening.accept()
+                with connection:
+                    said.append(connection.recv(1 << 16))
 
         thread = threading.Thread(target=overhear)
         thread.start()
         with contextlib.suppress(Exception):  # nobody answers
             DicomSender(place, MosaicWriter("fuzz"))
         thread.join()
-    return said[0]
+    return said[-1]
 
 
 def _goes_on(source: Any, sender: Callable[[], Any], count: int) -> dict[str, int]:

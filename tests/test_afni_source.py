@@ -129,6 +129,7 @@ def test_types_and_byte_orders(datum: str, order: str, dtype: str):
         (("XYFOV 6 8 10", "XYFOV nan 8 10"), "XYFOV that is no number"),
         (("R-L A-P I-S", "R-L A-P L-R"), "XYZAXES that do not point in three directions"),
         (("R-L A-P I-S", "R-L A-P"), "XYZAXES with too few values"),
+        (("TR 1.5", "TR"), "damaged values"),
         (("TR 1.5", "TR 0"), "TR that is not above 0"),
         (("TR 1.5", "DATUM complex"), "DATUM that is none of byte, float, int, short"),
         (("3D+t", "4D"), "ACQUISITION_TYPE that is none of"),

@@ -96,7 +96,7 @@ def read_prolog(raw: bytes, most_bytes: int) -> Prolog:
     fields = _fields(raw)
     try:
         prolog = _prolog(fields)
-    except (ValueError, OverflowError, KeyError) as exc:
+    except (ValueError, OverflowError, KeyError, IndexError) as exc:
         said = str(exc) if isinstance(exc, _Bad) else "damaged values"
         raise UnreadableVolume(f"an AFNI prolog with {said}") from exc
     if prolog.size_bytes * prolog.channels > most_bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,6 @@ class ZmqSender:
             CurveKeys.of(token).protect_client(self._socket)
         self._answer_ms = int(answer_s * 1e3)
         self._socket.sndtimeo = self._answer_ms
-        self._socket.connect(f"tcp://{address}")
         self._greet()
 
     def send(self, volume: WrittenVolume, delivery: Delivery) -> None:
@@ -73,18 +73,22 @@ class ZmqSender:
         self._context.term()
 
     def _greet(self) -> None:
-        """Say hello until it is answered: a receiver loses it while it still has another sender."""
+        """Say hello until it is answered.
+
+        A receiver that still has another sender takes our connection and hears nothing of it, so
+        each time there is a new one.
+        """
         import zmq
 
+        place = f"tcp://{self._address}"
         for _ in range(max(self._answer_ms // _HELLO_MS, 1)):
-            try:
+            self._socket.connect(place)
+            with contextlib.suppress(zmq.Again):
                 self._socket.send_string(_HELLO, zmq.NOBLOCK)
-            except zmq.Again:
-                pass
             if self._socket.poll(_HELLO_MS):
-                while self._socket.poll(0):  # as many answers as hellos arrived
-                    self._socket.recv()
+                self._socket.recv()
                 return
+            self._socket.disconnect(place)
         self.close()
         raise self._nobody()
 

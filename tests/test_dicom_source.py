@@ -1,0 +1,190 @@
+"""A DICOM node for C-STORE, with pynetdicom as the scanner on the other end."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.uid import JPEG2000, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
+from pynetdicom import AE
+
+from scanside.benchmarks.network_fuzz import free_port, volume
+from scanside.runtime.errors import InputError
+from scanside.runtime.realtime.dicom_source import DicomSource
+from scanside.runtime.realtime.frame import Frame
+from scanside.runtime.realtime.listening import Address
+from scanside.runtime.realtime.mosaic_writer import MosaicWriter
+from scanside.runtime.realtime.source import Arrival, Fault, FaultKind
+
+WAIT_S = 20.0
+NAME = "MUSTERMANN^ERIKA"
+ECHO = "1.2.840.10008.1.1"
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def source(port: int) -> Iterator[DicomSource]:
+    threads = threading.active_count()
+    opened = DicomSource(Address("127.0.0.1", port), pace_s=0.5)
+    yield opened
+    opened.close()
+    opened.close()
+    assert threading.active_count() == threads
+
+
+@pytest.fixture
+def scanner(source: DicomSource, port: int) -> Iterator[Any]:
+    association = associated(port)
+    assert association.is_established
+    yield association
+    association.release()
+
+
+def associated(port: int) -> Any:
+    node = AE(ae_title="SCANNER")
+    node.acse_timeout = node.dimse_timeout = WAIT_S
+    for kind in (MRImageStorage, CTImageStorage, ECHO):
+        node.add_requested_context(kind, ExplicitVRLittleEndian)
+    return node.associate("127.0.0.1", port, ae_title="ANY")
+
+
+def dataset(number: int = 0) -> Dataset:
+    ((_, raw),) = MosaicWriter("test").parts(volume(number))
+    made = dcmread(BytesIO(raw))
+    made.PatientName, made.PatientID = NAME, "19700101"
+    return made
+
+
+def take(source: DicomSource, count: int) -> list[Arrival]:
+    came: list[Arrival] = []
+    while len(came) < count:
+        more = source.poll(WAIT_S)
+        assert more, f"nothing more came after {came}"
+        came += more
+    return came
+
+
+def test_what_is_stored_is_a_frame(source: DicomSource, scanner: Any):
+    for n in (0, 1):
+        assert scanner.send_c_store(dataset(n)).Status == 0x0000
+    for n, frame in enumerate(take(source, 2)):
+        assert isinstance(frame, Frame)
+        assert (frame.number, frame.tr_s) == (n, 1.6)
+        np.testing.assert_array_equal(frame.data, volume(n).data)
+
+
+def test_a_scanner_may_ask_whether_we_are_there(scanner: Any):
+    assert scanner.send_c_echo().Status == 0x0000
+
+
+def test_pixels_that_are_cut_off_are_truncated(source: DicomSource, scanner: Any):
+    cut = dataset(3)
+    cut.PixelData = cut.PixelData[:100]
+    assert scanner.send_c_store(cut).Status == 0xA900
+    (fault,) = take(source, 1)
+    assert isinstance(fault, Fault)
+    assert (fault.kind, fault.number) == (FaultKind.TRUNCATED, 3)
+    assert source.refused == {"truncated": 1}
+
+
+def test_what_is_no_volume_is_refused_and_counted(source: DicomSource, scanner: Any):
+    other = dataset()
+    del other.SeriesInstanceUID
+    assert scanner.send_c_store(other).Status == 0xA900
+    (fault,) = take(source, 1)
+    assert isinstance(fault, Fault)
+    assert fault.kind is FaultKind.UNREADABLE
+    assert scanner.send_c_store(dataset(1)).Status == 0x0000  # and it goes on
+    assert isinstance(take(source, 1)[0], Frame)
+
+
+def test_other_kinds_of_images_are_not_taken(scanner: Any):
+    accepted = {context.abstract_syntax for context in scanner.accepted_contexts}
+    assert accepted == {MRImageStorage, ECHO}
+
+
+def test_a_transfer_syntax_that_is_lossy_is_not_offered(source: DicomSource, port: int):
+    node = AE()
+    node.add_requested_context(MRImageStorage, JPEG2000)
+    association = node.associate("127.0.0.1", port)
+    assert not association.accepted_contexts
+    association.abort()
+
+
+def test_no_name_gets_further_than_the_file(source: DicomSource, scanner: Any):
+    named = dataset()
+    scanner.send_c_store(named)
+    cut = dataset(1)
+    cut.PixelData = cut.PixelData[:2]
+    scanner.send_c_store(cut)
+    for arrival in take(source, 2):
+        assert "MUSTERMANN" not in repr(arrival)
+        assert "19700101" not in repr(arrival)
+        assert named.SeriesInstanceUID not in repr(arrival)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "does not speak DICOM"),
+        (b"\1\0\xff\xff\xff\xff" + bytes(5000), "promises 4294967295 bytes at once"),
+        (b"\1\0\0\0\0\x44" + bytes(0x44), "does not speak DICOM"),
+    ],
+)
+def test_garbage_is_counted_and_nothing_else(source: DicomSource, port: int, raw: bytes, said: str):
+    with socket.create_connection(("127.0.0.1", port)) as rude:
+        rude.sendall(raw)
+        rude.shutdown(socket.SHUT_WR)
+        (fault,) = take(source, 1)
+    assert isinstance(fault, Fault)
+    assert said in fault.detail
+    scanner = associated(port)
+    assert scanner.send_c_store(dataset()).Status == 0x0000
+    scanner.release()
+
+
+def test_a_file_that_is_too_large_ends_its_association(
+    source: DicomSource, scanner: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("scanside.runtime.realtime.dicom_source._HEADERS_BYTES", 100_000)
+    scanner.send_c_store(dataset())
+    take(source, 1)
+    large = dataset(1)
+    large.add_new(0x0040A160, "UT", "x" * 300_000)
+    assert "Status" not in scanner.send_c_store(large)
+    assert "a file of more than" in [a.detail[:19] for a in take(source, 1)]
+    again = associated(source._server.server_address[1])
+    assert again.send_c_store(dataset(2)).Status == 0x0000
+    again.release()
+
+
+def test_an_address_in_use_is_one_sentence(source: DicomSource, port: int):
+    with pytest.raises(InputError, match="cannot listen at .* in use"):
+        DicomSource(Address("127.0.0.1", port), pace_s=1.0)
+
+
+def test_beyond_this_machine_a_peer_must_be_named(port: int):
+    with pytest.raises(InputError, match="C-STORE cannot carry a token.*--peer ADDRESS"):
+        DicomSource(Address("0.0.0.0", port), pace_s=1.0)
+
+
+def test_closing_waits_for_nobody(port: int):
+    threads = threading.active_count()
+    source = DicomSource(Address("127.0.0.1", port), pace_s=1.0)
+    with socket.create_connection(("127.0.0.1", port)) as rude:
+        rude.sendall(b"\1\0")
+        scanner = associated(port)
+        source.close()
+    scanner.abort()
+    scanner.join()
+    assert threading.active_count() <= threads
