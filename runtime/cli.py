@@ -42,6 +42,9 @@ VERBS = {
     "replay": Verb(
         ".commands.replay", "play a recorded run as a scanner would, faults included", "realtime"
     ),
+    "report": Verb(
+        ".commands.report", "the page of a finished run, or its derivatives as BIDS", "plot"
+    ),
     "export": Verb("..export.cli_export", "compile a checkpoint into a bundle", "export"),
     "reference": Verb(
         "..export.reference.cli", "make the reference world and train its checkpoint", "export"

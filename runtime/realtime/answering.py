@@ -54,6 +54,8 @@ class Job:
     deadline_s: float | None
     """On that clock; None for one that a resumed run gives late."""
     notes: tuple[str, ...] = ()
+    beta: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+    """(E,) values and variance, to be kept; None if there are none."""
 
     @property
     def rank(self) -> tuple[bool, int]:

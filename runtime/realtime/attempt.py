@@ -31,6 +31,10 @@ class Closed:
 
     tokens: NDArray[np.float32]
     """(N, C) normalised."""
+    values: NDArray[np.float32]
+    """(E,) what of the tokens is fitted."""
+    variance: NDArray[np.float32]
+    """(E,) of its estimate."""
     signal: float
     """Share of it that is more than uncertainty, 0 to 1."""
     notes: tuple[str, ...]
@@ -122,6 +126,8 @@ class Attempt:
         )
         return Closed(
             tokens=tokens,
+            values=values,
+            variance=variance,
             signal=signal_share(values, variance),
             notes=tuple(self._notes(due, stimulus)),
         )

@@ -125,6 +125,21 @@ class Intake:
         self.brightness = np.zeros(self.elements.size, np.float32)
         """(E,) mean of the volumes so far."""
 
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """(3,) of the model grid."""
+        return self._geometry.grid
+
+    @property
+    def voxels(self) -> NDArray[np.int64]:
+        """(E, 3) where on the model grid the fitted elements are."""
+        return self._geometry.voxels.reshape(-1, 3)[self.elements]
+
+    @property
+    def model_to_world(self) -> Matrix | None:
+        """(4, 4) voxels of the model grid to the world of the run; None before its reference."""
+        return None if self._place is None else self._place.model_to_world
+
     def take(
         self, frame: Frame, number: int, glm: StreamingGlm, known: Mapping[str, Any] | None = None
     ) -> Taken:

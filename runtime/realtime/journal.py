@@ -61,6 +61,27 @@ class Past:
         return newest
 
 
+def read_journal(path: Path) -> Past:
+    """Read a journal without taking it up: of a run that is over, broken off, or still going on.
+
+    Raises
+    ------
+    InputError
+        No journal, or one that is damaged elsewhere than at its end.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError as exc:
+        raise InputError(f"{path} cannot be read: {exc.strerror}") from exc
+    try:
+        records, _, _, torn_bytes = _read(file, path)
+    finally:
+        os.close(file)
+    if not records:
+        raise InputError(f"{path} was broken off within its first line; it tells of nothing")
+    return Past(records[0]["header"], tuple(records[1:]), torn_bytes)
+
+
 class Journal:
     """A journal that is being written. Made by `create` or `resume`, never directly.
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import Any
 
+from ... import __version__
 from ..decoder import Decoder
 from ..errors import InputError
 from .answering import Answering
@@ -101,7 +103,12 @@ class Run:
             self.memory = Memory(past.records if past else ())
             self.source = opened or self._opened(make_source(self.memory))
             if past:
-                self.journal.append("resumed", torn_bytes=past.torn_bytes)
+                self.journal.append("resumed", torn_bytes=past.torn_bytes, **_setting(self))
+            else:
+                self.journal.append("began", **_setting(self))
+                known = [[one.onset_s, one.duration_s, one.name] for one in stimuli]
+                self.journal.append("events", events=known)
+            self.folder.grid(intake.grid, intake.voxels)
             path = self.folder.path / ANSWERS
             self.record = Sink("answers", JsonLines(path), capacity=_RECORD_CAPACITY)
             self._open.callback(self.record.close)
@@ -213,3 +220,17 @@ class Run:
     def _open_answering(self, on_event: Any, on_answer: Any) -> Answering:
         golden = golden_clip(self.decoder.bundle)
         return Answering(self.decoder, self.config, golden, on_event, on_answer, self._clock)
+
+
+def _setting(run: Run) -> dict[str, Any]:
+    """What may change from one life of a run to the next, as its journal holds it."""
+    config, bundle = run.config, run.decoder.bundle
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "bundle": bundle.manifest.name,
+        "device": run.decoder.device,
+        "deadline_s": config.budget_s,
+        "gate": config.gate,
+        "speed": config.speed,
+    }

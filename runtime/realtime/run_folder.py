@@ -3,6 +3,7 @@
     journal.jsonl     what became of every volume and answer, written ahead
     answers.jsonl     every answer, one JSON object a line
     pictures/         previews and images
+    betas/            each answer's beta as the decoder read it, and where in the brain it is
     summary.json      once the run is over
     normalisation-*   what the next run of the subject may begin with
 
@@ -27,6 +28,12 @@ from ..png import write_png
 from .journal import Journal, Past
 
 JOURNAL, ANSWERS, SUMMARY, PICTURES = "journal.jsonl", "answers.jsonl", "summary.json", "pictures"
+BETAS, GRID = "betas", "grid.npz"
+
+
+def beta_file(attempt: int, trial: int, revision: int) -> str:
+    """Name of the file of an answer's beta: (2, E) float32, its values and their variance."""
+    return f"attempt-{attempt}-trial-{trial:04d}-revision-{revision}.npy"
 
 
 class RunFolder:
@@ -55,7 +62,9 @@ class RunFolder:
         held = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
         self.resumes = JOURNAL in held
         """Whether the folder holds a run that was broken off."""
-        begun = held == [PICTURES] and not any((path / PICTURES).iterdir())
+        begun = set(held) <= {PICTURES, BETAS} and not any(
+            any((path / name).iterdir()) for name in held
+        )
         if held and not self.resumes and not begun:
             raise InputError(
                 f"{path} holds {held[0]!r} and no journal of a run; name a new or empty folder"
@@ -79,7 +88,8 @@ class RunFolder:
         self._made = missing[-1] if missing else None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / PICTURES).mkdir(exist_ok=True)
+            for name in (PICTURES, BETAS):
+                (self.path / name).mkdir(exist_ok=True)
         except OSError as exc:
             raise InputError(f"{self.path} cannot be written: {exc.strerror}") from exc
         return Journal.create(self.path / JOURNAL, header), None
@@ -93,7 +103,8 @@ class RunFolder:
             return
         for name in (JOURNAL, ANSWERS):
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / PICTURES, ignore_errors=True)
+        for name in (PICTURES, BETAS):
+            shutil.rmtree(self.path / name, ignore_errors=True)
 
     def answers(self) -> list[dict[str, Any]]:
         """The answers that are written, after an unfinished last line is cut off."""
@@ -133,6 +144,55 @@ class RunFolder:
                 arriving.unlink(missing_ok=True)
             return None
         return f"{PICTURES}/{path.name}"
+
+    def beta(
+        self,
+        key: tuple[int, int, int],
+        values: NDArray[np.float32],
+        variance: NDArray[np.float32],
+    ) -> None:
+        """Write the beta of an answer, whole or not at all, unless it is there.
+
+        Parameters
+        ----------
+        key : (3,) int
+            Attempt, trial and revision.
+        values, variance : (E,) float32
+            As `Closed` holds them.
+        """
+        path = self.path / BETAS / beta_file(*key)
+        if not path.exists():
+            both = np.stack([values, variance]).astype(np.float32, copy=False)
+            self._array(path, lambda file: np.save(file, both, allow_pickle=False))
+
+    def grid(self, shape: tuple[int, int, int], voxels: NDArray[np.integer[Any]]) -> None:
+        """Write where the elements of the betas are, unless it is there.
+
+        Parameters
+        ----------
+        shape : (3,) int
+            Of the model grid.
+        voxels : (E, 3) int
+            Of each element.
+        """
+        path = self.path / BETAS / GRID
+        if not path.exists():
+            where = {"shape": np.array(shape, np.int32), "voxels": voxels.astype(np.int16)}
+            self._array(path, lambda file: np.savez_compressed(file, **where))
+
+    def _array(self, path: Path, save: Callable[[Any], None]) -> None:
+        if self.trouble:
+            return
+        arriving = path.with_name(f".{path.name}")
+        try:
+            path.parent.mkdir(exist_ok=True)  # a run of an earlier version has none
+            with arriving.open("wb") as file:
+                save(file)
+            os.replace(arriving, path)
+        except OSError as exc:
+            self.trouble = f"{self.path} takes nothing more: {exc.strerror}"
+            with contextlib.suppress(OSError):
+                arriving.unlink(missing_ok=True)
 
     def leave(self, save: Callable[[Path], None]) -> None:
         """Let something be saved here for the next run."""

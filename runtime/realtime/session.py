@@ -128,6 +128,7 @@ class Session:
         self._files: dict[tuple[int, int, int], dict[str, str | None]] = {}
         self._told_disk = threading.Event()
         self._stimuli: dict[tuple[int, int], Stimulus] = {}
+        self._place: Any = None
         self._attempt = self._new_attempt(0)
         for fault in parts.memory.faults:
             self.tally.fault(fault)
@@ -217,12 +218,14 @@ class Session:
         except UnusableVolume as exc:
             self._tell(FaultKind.UNUSABLE, frame.number, str(exc))
             return
+        latency_s = self._clock() - frame.arrived_s
         if known is None:
-            self.parts.journal.volume(frame.number, "taken", **taken.as_record())
+            told = {} if catching_up else {"latency_ms": round(1e3 * latency_s, 2)}
+            self.parts.journal.volume(frame.number, "taken", **taken.as_record(), **told)
             self.parts.sinks.put(volume_message(frame.number, taken, attempt.number))
         if not taken.registered:
             self._tell(FaultKind.UNREGISTERED, frame.number, "its place is that of the one before")
-        latency_s = self._clock() - frame.arrived_s
+        self._note_place()
         if not catching_up:
             self.tally.latency("volume", latency_s)
         self.tally.count("spikes", int(taken.spike))
@@ -238,14 +241,16 @@ class Session:
         attempt, config = self._attempt, self.parts.config
         given = (attempt.number, due.trial, due.revision) in self.parts.memory.answers
         began_s = self._clock()
-        lacks, signal, notes = "", 0.0, ()
+        lacks, signal, notes, beta = "", 0.0, (), None
         tokens = np.zeros((0, 0), np.float32)
         try:
             closed = attempt.close(due)  # what was answered before still enters the statistics
             tokens, signal, notes = closed.tokens, closed.signal, closed.notes
+            beta = closed.values, closed.variance
         except InputError as exc:
             lacks = str(exc)
         if given:
+            self._keep_beta(attempt.number, due.trial, due.revision, beta)
             return
         self.tally.latency("beta", self._clock() - began_s)
         deadline_s = None if catching_up else closed_s + config.budget_s
@@ -258,6 +263,7 @@ class Session:
             closed_s=closed_s,
             deadline_s=deadline_s,
             notes=notes,
+            beta=beta,
         )
         if lacks:
             self._on_answer(Answer(job=job, state=AnswerState.IMPOSSIBLE, degraded=[lacks]))
@@ -266,6 +272,21 @@ class Session:
             due.trial, due.revision, "closed", attempt=attempt.number, signal=round(signal, 6)
         )
         self._answering.submit(job)
+
+    def _keep_beta(
+        self, attempt: int, trial: int, revision: int, beta: tuple[Any, Any] | None
+    ) -> None:
+        """Keep it for derivatives: after the answer has gone out, so that it costs no feedback."""
+        if beta is not None:
+            self.parts.folder.beta((attempt, trial, revision), *beta)
+
+    def _note_place(self) -> None:
+        """Write down where the model lies in the world of the run, whenever that is found anew."""
+        found = self.parts.intake.model_to_world
+        if found is not None and found is not self._place:
+            self._place = found
+            matrix = found[:3].tolist()
+            self.parts.journal.append("place", attempt=self.attempt, model_to_world=matrix)
 
     def _fault(self, fault: Fault) -> None:
         """Tell a fault, and do what it asks for."""
@@ -371,6 +392,7 @@ class Session:
             for stage, seconds in answer.latency_s.items():
                 self.tally.latency(f"answer {stage}", seconds)
         self._give_out(message)
+        self._keep_beta(job.attempt, job.trial, job.revision, job.beta)
 
     def _give_out(self, message: dict[str, Any]) -> None:
         self.parts.record.put(json.dumps(message, ensure_ascii=False, allow_nan=False))
