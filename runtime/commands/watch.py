@@ -18,6 +18,7 @@ from ..realtime.session_config import SessionConfig
 from ..realtime.sink_opening import KINDS
 from ..realtime.summary import readable
 from ..realtime.view import View
+from ..report.afterwards import report_after
 from .decode import task_names
 
 _STDOUT = "jsonl:-"
@@ -148,12 +149,14 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--token-file",
         type=Path,
         metavar="FILE",
-        help=f"token that subscribers to ws must have (default: {TOKEN_VARIABLE} if it is set)",
+        help="token that subscribers to ws and senders to zmq from other machines must have "
+        f"(default: {TOKEN_VARIABLE} if it is set)",
     )
     add("--tls-certificate", type=Path, metavar="FILE", help="of ws, PEM with its chain")
     add("--tls-key", type=Path, metavar="FILE", help="of ws, PEM")
     add("--gate", type=float, metavar="X", help="withhold feedback of less confidence, 0 to 1")
     add("--check", action="store_true", help="only check whether the run could begin, and say so")
+    add("--no-report", action="store_true", help="leave out the page at the end, DIR/report.html")
     add("--json", action="store_true", help="print the summary as one JSON object")
 
 
@@ -208,7 +211,18 @@ def run(args: argparse.Namespace) -> int:
         summary = Run(decoder, request, config).play(View())
     print(json.dumps(summary, ensure_ascii=False) if args.json else readable(summary))
     sys.stdout.flush()
+    if not args.no_report:
+        _report(args.out, told=not args.json)
     return 0
+
+
+def _report(folder: Path, *, told: bool) -> None:
+    """Write the page of the run; that it cannot be is a sentence, and no failure of the run."""
+    path, trouble = report_after(folder)
+    if trouble:
+        print(f"scanside watch: {trouble}", file=sys.stderr)
+    elif path and told:
+        print(f"report: {path}")
 
 
 def _check(decoder: Decoder, request: RunRequest, config: SessionConfig, *, as_json: bool) -> int:
