@@ -9,7 +9,7 @@ from typing import Protocol
 from ..errors import InputError
 from .faults import Delivery, Mishap, Plan
 from .replay import SERIES, Manner, Playing, Telling
-from .run_file import RunFile
+from .run_file import RecordedRun
 from .volume_writer import WrittenVolume
 
 
@@ -50,7 +50,7 @@ class NetworkPlayer(Playing):
 
     def __init__(
         self,
-        run: RunFile,
+        run: RecordedRun,
         plan: Plan,
         sender: Sender,
         manner: Manner,

@@ -25,7 +25,7 @@ from .folder_source import FolderSource
 from .frame import Frame
 from .locked_memory import may_lock
 from .memory import Memory
-from .run_file import RunFile
+from .run_file import open_run
 from .run_folder import RunFolder
 from .run_setup import (
     RunRequest,
@@ -191,4 +191,4 @@ def _budget(decoder: Decoder, request: RunRequest, config: SessionConfig) -> str
 
 def _shape(request: RunRequest) -> tuple[int, int, int]:
     kind, path = split_source(request.source)
-    return RunFile(Path(path)).shape if kind == "file" else _GRID
+    return open_run(Path(path)).shape if kind == "file" else _GRID

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .faults import Delivery, Plan
 from .patience import checked_seconds
-from .run_file import RunFile
+from .run_file import RecordedRun
 from .volume_writer import VolumeWriter, WrittenVolume
 
 Telling: TypeAlias = dict[str, Any]
@@ -61,7 +61,7 @@ class Playing:
 
     Parameters
     ----------
-    run : RunFile
+    run : RecordedRun
         What is played.
     plan : Plan
         Which deliveries, when, with which faults.
@@ -76,7 +76,7 @@ class Playing:
 
     def __init__(
         self,
-        run: RunFile,
+        run: RecordedRun,
         plan: Plan,
         manner: Manner,
         *,
@@ -164,7 +164,7 @@ class Player(Playing):
 
     def __init__(
         self,
-        run: RunFile,
+        run: RecordedRun,
         plan: Plan,
         writer: VolumeWriter,
         folder: Path,
@@ -218,7 +218,7 @@ class Player(Playing):
 class _Volumes:
     """Volumes by number, most of them asked for in turn."""
 
-    def __init__(self, run: RunFile) -> None:
+    def __init__(self, run: RecordedRun) -> None:
         self._run = run
         self._restart()
 

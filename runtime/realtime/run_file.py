@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +96,10 @@ class RunFile:
             raise InputError(f"{self.path} is truncated: {found} of {wanted} bytes; copy it again")
 
 
-def open_run(path: str | os.PathLike[str]) -> RunFile | ParRecFile:
+RecordedRun: TypeAlias = RunFile | ParRecFile
+"""A whole run, whichever files it is in."""
+
+
+def open_run(path: str | os.PathLike[str]) -> RecordedRun:
     """A recorded run: the PAR of a PAR/REC pair, or else a 4-D NIfTI file; errors are theirs."""
     return ParRecFile(path) if is_par(Path(path).name) else RunFile(path)

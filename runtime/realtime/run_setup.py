@@ -17,7 +17,7 @@ from .folder_source import Existing
 from .intake import Intake
 from .live_markers import LslMarkers, Markers
 from .model_place import Placing
-from .run_file import RunFile
+from .run_file import open_run
 from .session_config import SessionConfig
 from .source_opening import source_identity, split_source
 from .stimuli import Stimulus, check_inside, chosen, read_events
@@ -77,7 +77,7 @@ def complete_config(request: RunRequest, given: dict[str, Any]) -> SessionConfig
     """
     kind, path = split_source(request.source)
     if kind == "file":
-        recorded = RunFile(path)
+        recorded = open_run(path)
         tr_s = given.setdefault("tr_s", recorded.tr_s) or recorded.tr_s
         stated = recorded.tr_s
         if stated is not None and tr_s and abs(stated - tr_s) > _TR_TOLERANCE * tr_s:
