@@ -46,6 +46,7 @@ _MOST_BYTES = 1 << 20
 """That a header may promise."""
 _PACE_S = 1.0
 _WAIT_S = 30.0
+_LAST = b"hello, that was all"
 
 
 def volume(number: int = 0) -> WrittenVolume:
@@ -146,6 +147,9 @@ def fuzz_zmq(count: int, seed: int = 0) -> dict[str, int]:
                 pair.recv()
             if turn % 64 == 0:
                 source.poll(0.0)
+        pair.send(_LAST)
+        while not (pair.poll(20) and pair.recv() == _LAST):  # all that went before is through
+            source.poll(0.0)
         pair.close()
         return _goes_on(source, lambda: ZmqSender(address), count)
     finally:

@@ -16,6 +16,7 @@ from pynetdicom import AE
 
 from scanside.benchmarks.network_fuzz import free_port, volume
 from scanside.runtime.errors import InputError
+from scanside.runtime.realtime.dicom_sender import store
 from scanside.runtime.realtime.dicom_source import DicomSource
 from scanside.runtime.realtime.frame import Frame
 from scanside.runtime.realtime.listening import Address
@@ -76,7 +77,7 @@ def take(source: DicomSource, count: int) -> list[Arrival]:
 
 def test_what_is_stored_is_a_frame(source: DicomSource, scanner: Any):
     for n in (0, 1):
-        assert scanner.send_c_store(dataset(n)).Status == 0x0000
+        assert store(scanner, dataset(n)).Status == 0x0000
     for n, frame in enumerate(take(source, 2)):
         assert isinstance(frame, Frame)
         assert (frame.number, frame.tr_s) == (n, 1.6)
@@ -90,7 +91,7 @@ def test_a_scanner_may_ask_whether_we_are_there(scanner: Any):
 def test_pixels_that_are_cut_off_are_truncated(source: DicomSource, scanner: Any):
     cut = dataset(3)
     cut.PixelData = cut.PixelData[:100]
-    assert scanner.send_c_store(cut).Status == 0xA900
+    assert store(scanner, cut).Status == 0xA900
     (fault,) = take(source, 1)
     assert isinstance(fault, Fault)
     assert (fault.kind, fault.number) == (FaultKind.TRUNCATED, 3)
@@ -100,11 +101,11 @@ def test_pixels_that_are_cut_off_are_truncated(source: DicomSource, scanner: Any
 def test_what_is_no_volume_is_refused_and_counted(source: DicomSource, scanner: Any):
     other = dataset()
     del other.SeriesInstanceUID
-    assert scanner.send_c_store(other).Status == 0xA900
+    assert store(scanner, other).Status == 0xA900
     (fault,) = take(source, 1)
     assert isinstance(fault, Fault)
     assert fault.kind is FaultKind.UNREADABLE
-    assert scanner.send_c_store(dataset(1)).Status == 0x0000  # and it goes on
+    assert store(scanner, dataset(1)).Status == 0x0000  # and it goes on
     assert isinstance(take(source, 1)[0], Frame)
 
 
@@ -123,10 +124,10 @@ def test_a_transfer_syntax_that_is_lossy_is_not_offered(source: DicomSource, por
 
 def test_no_name_gets_further_than_the_file(source: DicomSource, scanner: Any):
     named = dataset()
-    scanner.send_c_store(named)
+    store(scanner, named)
     cut = dataset(1)
     cut.PixelData = cut.PixelData[:2]
-    scanner.send_c_store(cut)
+    store(scanner, cut)
     for arrival in take(source, 2):
         assert "MUSTERMANN" not in repr(arrival)
         assert "19700101" not in repr(arrival)
@@ -149,7 +150,7 @@ def test_garbage_is_counted_and_nothing_else(source: DicomSource, port: int, raw
     assert isinstance(fault, Fault)
     assert said in fault.detail
     scanner = associated(port)
-    assert scanner.send_c_store(dataset()).Status == 0x0000
+    assert store(scanner, dataset()).Status == 0x0000
     scanner.release()
 
 
@@ -157,14 +158,14 @@ def test_a_file_that_is_too_large_ends_its_association(
     source: DicomSource, scanner: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("scanside.runtime.realtime.dicom_source._HEADERS_BYTES", 100_000)
-    scanner.send_c_store(dataset())
+    store(scanner, dataset())
     take(source, 1)
     large = dataset(1)
     large.add_new(0x0040A160, "UT", "x" * 300_000)
-    assert "Status" not in scanner.send_c_store(large)
+    assert "Status" not in store(scanner, large)
     assert "a file of more than" in [a.detail[:19] for a in take(source, 1)]
     again = associated(source._server.server_address[1])
-    assert again.send_c_store(dataset(2)).Status == 0x0000
+    assert store(again, dataset(2)).Status == 0x0000
     again.release()
 
 

@@ -37,8 +37,17 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     add(
         "--source",
         required=True,
-        metavar="folder:DIR|file:PATH",
-        help="a folder that the scanner writes into, or a recorded 4-D run",
+        metavar="KIND:WHERE",
+        help="folder:DIR that the scanner writes into; file:PATH, a recorded 4-D run; "
+        "afni:[HOST:]PORT, AFNI's real-time protocol; zmq:[HOST:]PORT, pyneal's volumes over "
+        "ZeroMQ; dicom:[HOST:]PORT, a node for C-STORE",
+    )
+    add(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="machine or network that may send to afni or dicom besides this one; may be repeated",
     )
     add(
         "--events",
@@ -57,7 +66,11 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     )
     add("--trigger", metavar="TEXT", help="a live marker that opens the first kept volume instead")
     add("--markers", metavar="NAME", help="LSL stream of the trigger, if events are a file")
-    add("--network", action="store_true", help="LSL streams and sinks may reach other machines")
+    add(
+        "--network",
+        action="store_true",
+        help="sources, LSL streams and sinks may reach other machines",
+    )
     add("--trial-type", action="append", default=[], metavar="NAME", help="answer only these")
     add(
         "--existing",
@@ -174,6 +187,7 @@ def run(args: argparse.Namespace) -> int:
         access=Access(
             token=read_token(args.token_file), certificate=args.tls_certificate, key=args.tls_key
         ),
+        peers=tuple(args.peer),
         trial_types=tuple(args.trial_type),
         former=args.former,
         placing=Placing(transform=args.transform, model_image=args.model_image),

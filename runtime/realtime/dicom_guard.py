@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import socketserver
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -101,12 +102,15 @@ class GuardedServer(ThreadedAssociationServer):
     peers: Peers
     most_bytes: Callable[[], int]
     told: Callable[[str], None]
+    opened: weakref.WeakSet[GuardedSocket]
+    """Connections that may not have been closed yet."""
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         """The next connection."""
         connection, place = super().get_request()
         guarded = GuardedSocket(fileno=connection.detach())
         guarded.guard(self.most_bytes, self.told)
+        self.opened.add(guarded)
         return guarded, place
 
     def verify_request(self, request: Any, client_address: Any) -> bool:

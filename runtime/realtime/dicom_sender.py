@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from io import BytesIO
 from typing import Any
 
@@ -15,6 +16,7 @@ from .volume_writer import VolumeWriter, WrittenVolume
 
 _TITLE = "SCANNER"
 _TIMEOUT_S = 10.0
+_WAKE_S = 0.1
 
 
 class DicomSender:
@@ -69,7 +71,7 @@ class DicomSender:
     def _store(self, dataset: Any) -> None:
         if not self._association.is_established:  # ended after a silence
             self._association = self._associated()
-        answer = self._association.send_c_store(dataset)
+        answer = store(self._association, dataset)
         if "Status" not in answer:
             raise InputError(f"the node at dicom:{self._address} does not answer; its log says why")
 
@@ -88,3 +90,16 @@ class DicomSender:
         if not association.is_established:
             raise trouble
         return association
+
+
+def store(association: Any, dataset: Any) -> Any:
+    """Send a file and wait for its answer, as the association's own method does.
+
+    pynetdicom's thread rests while an answer is waited for, and wakes after it. Were the next file
+    sent before it is awake, it would be thought to rest, and take that file's answer for itself.
+    """
+    answer = association.send_c_store(dataset)
+    deadline_s = time.monotonic() + _WAKE_S
+    while association._is_paused and time.monotonic() < deadline_s:
+        time.sleep(_WAKE_S / 500)
+    return answer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -106,6 +107,8 @@ class DicomSource:
                 _wake(association)
                 association.kill()
                 association.join()
+            for guard in list(self._server.opened):  # a thread that is ended leaves its own open
+                guard.close()
 
     def _open(self, address: Address, peers: Peers) -> Any:
         from pydicom import uid
@@ -143,11 +146,15 @@ class DicomSource:
             raise cannot_listen(address, "'source' dicom", exc) from exc
         server.peers = peers
         server.most_bytes = self._most_bytes
-        server.told = lambda detail: self._inbox.fault(FaultKind.UNREADABLE, detail)
+        server.told = self._refuse
+        server.opened = weakref.WeakSet()
         return server
 
     def _most_bytes(self) -> int:
         return min(MAX_VOLUME_BYTES, self._allowance.bytes + _HEADERS_BYTES)
+
+    def _refuse(self, detail: str) -> None:
+        self._inbox.fault(FaultKind.UNREADABLE, detail)
 
     def _store(self, event: Any) -> int:
         """Take a file in."""
