@@ -256,6 +256,13 @@ def test_garbage_floods_and_foreigners_are_sent_away_and_counted(serve, said: by
     assert served.close().trouble is None
 
 
+def _send_until_refused(connection: socket.socket) -> None:
+    until = time.monotonic() + WAIT_S
+    while time.monotonic() < until:
+        connection.sendall(b"x")
+        time.sleep(0.01)
+
+
 def _read_to_end(connection: socket.socket) -> None:
     """Until the other side has ended it, which it must."""
     try:
@@ -279,6 +286,21 @@ def test_one_that_dies_is_gone_and_the_next_one_is_served(serve):
 
     run(client)
     assert served.close().trouble is None
+
+
+def test_the_end_of_a_run_ends_every_connection_also_of_those_who_do_not_read(serve):
+    served = serve()
+    stalled, silent = served.rude(), served.rude(b"")
+    assert stalled.recv(12) == b"HTTP/1.1 101"
+    assert served.counted("subscribers")
+    served.put(0, 100, text="x" * 8000)  # more than the kernel holds, less than its mailbox
+    began = time.monotonic()
+    served.close()
+    assert time.monotonic() - began < WAIT_S
+    for connection in (stalled, silent):
+        with pytest.raises(OSError, match="reset|Broken pipe"):
+            _send_until_refused(connection)
+        connection.close()
 
 
 def test_a_flood_of_connections_is_let_in_slowly_and_does_not_hold_up_a_subscriber(serve):

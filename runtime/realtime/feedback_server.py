@@ -101,8 +101,11 @@ class FeedbackServer:
         until_s = loop.time() + _PARTING_S
         while self._server.connections and loop.time() < until_s:
             await asyncio.sleep(0.01)
-        for transport in list(self._subscribers.values()):
-            transport.abort()
+        # one that does not read could never be closed in peace
+        left = [connection.transport for connection in self._server.connections]
+        for transport in (*self._subscribers.values(), *left):
+            if isinstance(transport, asyncio.Transport):
+                transport.abort()
         await self._server.shutdown(0.1)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -34,7 +34,7 @@ class Told:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._next: int | None = None
+        self._next = 0
 
     def new(self) -> Iterator[dict[str, Any]]:
         """What has come since the last call; returns at once."""
@@ -42,11 +42,13 @@ class Told:
         if latest["seq"] is None:
             return
         # a run that is resumed counts on from a higher number: begin with what is newest
-        if self._next is None or latest["seq"] - self._next > 1_000_000:
-            self._next = latest["seq"] // 10_000_000 * 10_000_000
-        while self._next <= latest["seq"]:
-            path = self.folder / f"{self._next:010d}.json"
-            self._next += 1
+        newest = int(latest["seq"])
+        if newest - self._next > 1_000_000:
+            self._next = newest // 10_000_000 * 10_000_000
+        numbers = range(self._next, newest + 1)
+        self._next = newest + 1
+        for number in numbers:
+            path = self.folder / f"{number:010d}.json"
             if path.exists():
                 yield json.loads(path.read_text("utf-8"))
 
@@ -96,7 +98,7 @@ def in_print(told: Told) -> None:
 
 def main() -> None:
     """Show a run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Show decoded answers.")
     parser.add_argument("folder", type=Path, help="what --sink files:DIR writes")
     parser.add_argument("--print", action="store_true", help="on the terminal, without PsychoPy")
     args = parser.parse_args()

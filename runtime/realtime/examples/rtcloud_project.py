@@ -29,9 +29,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.funcs import squeeze_image
 from numpy.typing import NDArray
 
-from scanside.runtime import Decoder
+from scanside.runtime import Decoder  # pyright: ignore
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 PEAK_S = (4.5, 9.0)
@@ -63,7 +64,7 @@ def activity(volumes: Sequence[NDArray[Any]], tr_s: float, onset_s: float) -> ND
     return np.where(rest > 0.1 * rest.max(), 100 * change / np.maximum(rest, 1), 0)
 
 
-def do_run(cfg: Any, bids: Any, subject: Any, decoder: Decoder) -> list[dict[str, Any]]:
+def do_run(cfg: Any, bids: Any, subject: Any, decoder: Any) -> list[dict[str, Any]]:
     """Decode each trial once its response has passed; what was told to the presentation computer.
 
     Parameters
@@ -83,7 +84,7 @@ def do_run(cfg: Any, bids: Any, subject: Any, decoder: Decoder) -> list[dict[str
     told: list[dict[str, Any]] = []
     for number in range(cfg.numVolumes):
         incremental = bids.getIncremental(stream, volIdx=number + 1, timeout=10)
-        image = nib.funcs.squeeze_image(incremental.image)
+        image = squeeze_image(incremental.image)
         volumes.append(np.asanyarray(image.dataobj))
         while waiting and (number + 1) * cfg.trS >= waiting[0][1] + PEAK_S[1]:
             trial, onset_s = waiting.pop(0)
