@@ -25,6 +25,13 @@ _LATENCIES = {
     "image": "image",
     "total": "all",
 }
+_SOURCES = {
+    "folder": "a folder that was watched",
+    "file": "a recorded run",
+    "afni": "AFNI's protocol",
+    "zmq": "ZeroMQ",
+    "dicom": "DICOM over the network",
+}
 _TEXTS = {"caption": "caption", "description": "description", "prompt": "prompt"}
 _SIGNS = {"signal": "activity beyond its uncertainty", "clip": "CLIP vector", "text": "words"}
 
@@ -114,9 +121,7 @@ def facts(story: Story) -> dict[str, str]:
     found = {
         "began": story.began.replace("T", " ").replace("+00:00", " UTC"),
         "bundle": f"{setting.get('bundle', '')} {str(header['bundle'])[:16]}".strip(),
-        "source": {"folder": "a folder that was watched", "file": "a recorded run"}.get(
-            story.source, story.source
-        ),
+        "source": _SOURCES.get(story.source, story.source),
         "TR": _seconds(story.tr_s) + _faster(setting.get("speed")),
         "windows": f"fast {_seconds(header['fast_s'])}, refined {_seconds(header['refined_s'])}",
         "deadline": _seconds(setting.get("deadline_s")),
