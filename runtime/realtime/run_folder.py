@@ -177,8 +177,8 @@ class RunFolder:
         """
         path = self.path / BETAS / GRID
         if not path.exists():
-            where = {"shape": np.array(shape, np.int32), "voxels": voxels.astype(np.int16)}
-            self._array(path, lambda file: np.savez_compressed(file, **where))
+            size, where = np.array(shape, np.int32), voxels.astype(np.int16)
+            self._array(path, lambda file: np.savez_compressed(file, shape=size, voxels=where))
 
     def _array(self, path: Path, save: Callable[[Any], None]) -> None:
         if self.trouble:
