@@ -174,10 +174,9 @@ def test_slices_are_gathered_as_dcm2niix_gathers_them(maker, volumes, tmp_path: 
 @pytest.mark.parametrize("maker", ENHANCED)
 def test_scales_of_single_pictures_are_applied(maker, volumes):
     dataset = dcmread(BytesIO(EnhancedWriter("run", maker).encode(volumes[0])))
-    for index, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+    for group in dataset.PerFrameFunctionalGroupsSequence:
         slices = group.FrameContentSequence[0].InStackPositionNumber
         group.PixelValueTransformationSequence[0].RescaleSlope = str(1 + slices)
-        assert index < 5
     (frame,) = read_dicom(saved(dataset), arrived_s=0.0)
     assert (frame.data.dtype, frame.slope) == (np.float32, 1.0)
     scaled = volumes[0].data * np.arange(2.0, 7.0)
