@@ -102,6 +102,7 @@ class Door:
     ) -> None:
         self._listening, self._server, self._tls, self._counts = listening, server, tls, counts
         self._arriving: set[asyncio.Task[None]] = set()
+        self._sockets: list[socket.socket] = []
 
     async def open(self) -> None:
         """Let in whoever comes, until cancelled."""
@@ -109,6 +110,7 @@ class Door:
         credit, at_s = float(_BURST), loop.time()
         while True:
             connection, _ = await loop.sock_accept(self._listening)
+            self._sockets = [held for held in self._sockets if held.fileno() >= 0] + [connection]
             now_s = loop.time()
             credit = min(float(_BURST), credit + _RATE_HZ * (now_s - at_s)) - 1
             at_s = now_s
@@ -128,6 +130,11 @@ class Door:
         for task in self._arriving:
             task.cancel()
         await asyncio.gather(*self._arriving, return_exceptions=True)
+
+    def hang_up(self) -> None:
+        """End what is left of every connection, once the event loop has stopped."""
+        for held in self._sockets:
+            held.close()
 
     async def _let_in(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -108,6 +108,10 @@ class FeedbackServer:
                 transport.abort()
         await self._server.shutdown(0.1)
 
+    def hang_up(self) -> None:
+        """End what is left of every connection, once the event loop has stopped."""
+        self._door.hang_up()
+
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         protocol = request.protocol
         assert isinstance(protocol, Connection)

@@ -78,6 +78,7 @@ class WsOutlet:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_PATIENCE_S)
             if not self._loop.is_running():
+                self._server.hang_up()
                 self._loop.close()
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
