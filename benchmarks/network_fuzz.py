@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import zmq
 
+from scanside.runtime.errors import InputError
 from scanside.runtime.realtime.afni_prolog import read_prolog
 from scanside.runtime.realtime.afni_sender import AfniSender, prolog_bytes
 from scanside.runtime.realtime.afni_source import AfniSource
@@ -253,10 +254,13 @@ def _association_request(address: Address, source: DicomSource) -> bytes:
                 connection, _ = listening.accept()
                 with connection:
                     said.append(connection.recv(1 << 16))
+                    if said[-1]:  # refuse, so that it hangs up in good order
+                        connection.sendall(b"\3\0\0\0\0\4\0\1\1\1")
+                        connection.recv(1)
 
         thread = threading.Thread(target=overhear)
         thread.start()
-        with contextlib.suppress(Exception):  # nobody answers
+        with contextlib.suppress(InputError):  # it is refused
             DicomSender(place, MosaicWriter("fuzz"))
         thread.join()
     return said[-1]

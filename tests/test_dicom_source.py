@@ -40,7 +40,7 @@ def source(port: int) -> Iterator[DicomSource]:
     yield opened
     opened.close()
     opened.close()
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
 
 
 @pytest.fixture

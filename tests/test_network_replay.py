@@ -119,7 +119,7 @@ def rig(small_run: Callable[..., Path]) -> Iterator[Callable[..., Rig]]:
     for one in made:
         one.source.close()
         one.source.close()  # may be called twice
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
 
 
 def canonical(data: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:

@@ -8,7 +8,6 @@ import time
 from .listening import Bell, Silent
 
 
-
 class TooMuch(Exception):
     """More came than was allowed."""
 
