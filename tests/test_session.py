@@ -8,6 +8,7 @@ thread.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -355,9 +356,9 @@ def test_a_run_can_begin_with_the_statistics_of_a_former_one(rig, clean: Rig):
     played = rig()
     played.kill()
     (played.out / "journal.jsonl").unlink()
-    for name in ("answers.jsonl", "pictures"):
+    for name in ("answers.jsonl", "pictures", "betas"):
         path = played.out / name
-        path.rmdir() if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     played.request = replace(played.request, former=clean.out)
     played.run = played.open()
     played.play()
