@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from ...kernels import Resampler, sample_volume
@@ -174,8 +175,9 @@ class Intake:
         values = np.take(tokens, self.elements)
         if not np.isfinite(values).all():
             raise UnusableVolume("its values become infinite with its slope and intercept")
+        # what is known already counts too: the next volume's movement is measured from here
+        moved = self._monitor.see(taken.parameters, values)
         if known is None:
-            moved = self._monitor.see(taken.parameters, values)
             taken = replace(
                 taken,
                 displacement_mm=moved.displacement_mm,
@@ -249,9 +251,16 @@ class Intake:
 
 
 def _as_volume(frame: Frame) -> Volume:
-    """A frame as the kernel reads it."""
+    """A frame as the kernel reads it, its axes in RAS order, which is a view and no copy.
+
+    Registration picks its points in the order of the array, so a volume that is stored another way
+    round would be aligned by other points, and a doubtful trial answered otherwise.
+    """
+    order = io_orientation(frame.affine)
+    data = apply_orientation(frame.data, order)
+    affine = frame.affine @ inv_ornt_aff(order, frame.data.shape)
     try:
-        volume = load_volume((frame.data, frame.affine))
+        volume = load_volume((data, affine))
     except InputError as exc:
         raise UnusableVolume(str(exc)) from exc
     name = f"volume {frame.number + 1}"
