@@ -18,7 +18,7 @@ from scanside.export.checkpoint import open_checkpoint
 from scanside.export.dialogue import DIALOGUE, TEMPLATES
 from scanside.export.random_checkpoint import corpus
 from scanside.export.random_weights import random_tensors, save_sharded
-from scanside.export.reference.language import Dialogue
+from scanside.export.reference.dialogue import Dialogue
 from scanside.export.reference.scenes import draw_scenes
 from scanside.export.reference.texts import TEMPLATE, conversation
 from scanside.export.to_gguf import to_gguf

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from scanside.export.reference import training
 from scanside.export.reference.training import Recipe, train
@@ -50,3 +51,27 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(recipe, monkeypatch,
     train("halves", halves, lambda step: _loss(halves, step), recipe, tmp_path / "halves")
     for a, b in zip(whole.parameters(), halves.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("kind", ["none", "causal", "bool", "float"])
+def test_plain_attention_is_the_fused_operator_with_its_gradient(kind):
+    q, k, v = torch.randn(3, 2, 4, 9, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    seen = torch.ones(9, 9, dtype=torch.bool).tril(2)
+    added = torch.randn(2, 1, 9, 9, generator=torch.Generator().manual_seed(1))
+    options = {
+        "none": {},
+        "causal": {"is_causal": True, "scale": 0.3},
+        "bool": {"attn_mask": seen},
+        "float": {"attn_mask": added},
+    }[kind]
+
+    def attend() -> tuple[torch.Tensor, ...]:
+        inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+        out = F.scaled_dot_product_attention(*inputs, **options)
+        return out, *torch.autograd.grad(out.square().sum(), inputs)
+
+    fused = attend()
+    with training.PlainAttention():
+        plain = attend()
+    for one, other in zip(plain, fused, strict=True):
+        torch.testing.assert_close(one, other)

@@ -1,8 +1,8 @@
 """Stage `encoder`: ViT3D, trained on simulated trials of the seen subjects by the paper's loss.
 
 L = || f_wc(h) - E_c(x) ||^2 + alpha || f_wv(h) - E_v(x) ||^2 with alpha = 1/64 (Eq. 2), on mixtures
-of trials of one scene; a read-out of what each cube's embedding says (`places.py`); and what the
-best linear decoder estimates from the same trial (`linear_decoder.py`).
+of trials of one scene; read-outs of what the prefix says (`places.py`); and what the best linear
+decoder estimates from the same trial (`linear_decoder.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..vit3d import ViT3D, ViT3DConfig
 from .clip import SIZE
 from .linear_decoder import Imitation, LinearDecoder
-from .places import PlaceReader
+from .places import OrderReader, PlaceReader
 from .sampler import PATTERNS, Sampler, smooth_patterns
 from .scenes import Scenes, draw_scenes
 from .targets import Targets, training_targets
@@ -29,7 +29,10 @@ from .world import GRID, Subject
 ALPHA = 1 / 64
 RECIPE = Recipe(steps=5000, batch=48, learning_rate=1.5e-3, warmup=200, muon_rate=1e-2)
 PAPER_WEIGHT = 0.05
-"""Of the paper's loss against the read-outs'."""
+"""Of the paper's loss against what is read at places."""
+ORDER_WEIGHT = 0.2
+IMITATION_WEIGHT = 4.0
+"""Of the other read-outs. Decisions rest on good estimates, which imitation teaches faster."""
 LANGUAGE_WIDTH = 256
 POSITION_STD = 1.0
 """Start of the position embedding, as strong as a token: what a cube says depends on where it
@@ -69,6 +72,7 @@ def train_encoder(checkpoint: Path, work: Path) -> None:
     encoder.compile()
     state = work / "encoder.safetensors"
     train("encoder", model, lambda step: batch_loss(model, sampler, targets, step), RECIPE, state)
+    to_unit_size(encoder, sampler)
     encoder.patch_embed = on_voxels(encoder.patch_embed)
     encoder.save(checkpoint / "encoder")
     _save_geometry(sampler, checkpoint)
@@ -93,6 +97,22 @@ def _start(model: ViT3D, sampler: Sampler) -> None:
         for module in block.children():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
+
+
+@torch.no_grad()
+def to_unit_size(encoder: ViT3D, sampler: Sampler) -> None:
+    """Scale f_t so that the prefix has unit mean square.
+
+    The read-outs do not mind how large it is and let it grow tenfold; beside that, what the
+    language model's layers add to it would be nothing.
+    """
+    rng = np.random.default_rng(55)
+    tokens = sampler.batch(draw_scenes(96, rng), rng)
+    last = encoder.f_t[-1]
+    assert isinstance(last, nn.Linear)
+    size = encoder(tokens)[2].square().mean().sqrt()
+    last.weight /= size
+    last.bias /= size
 
 
 def on_voxels(embed: nn.Linear) -> nn.Linear:
@@ -122,7 +142,8 @@ class Reading(nn.Module):
         super().__init__()
         self.encoder = encoder
         places, width = sampler.places(), encoder.config.prefix_size
-        self.reader = PlaceReader(places, width)
+        self.at_places = PlaceReader(places, width)
+        self.in_order = OrderReader(width)
         self.imitation = Imitation(LinearDecoder(sampler), places, width)
 
     def loss(self, tokens: Tensor, scenes: Scenes, targets: Targets) -> tuple[Tensor, Tensor]:
@@ -145,7 +166,8 @@ class Reading(nn.Module):
         clip, latent, prefix = self.encoder(tokens)
         count = len(targets.clip)
         paper = paper_loss(clip[:count], latent[:count], targets)
-        read = self.reader(prefix, scenes) + self.imitation(tokens, prefix)
+        read = self.at_places(prefix, scenes) + ORDER_WEIGHT * self.in_order(prefix, scenes)
+        read = read + IMITATION_WEIGHT * self.imitation(tokens, prefix)
         return PAPER_WEIGHT * paper + read, prefix
 
 

@@ -159,12 +159,14 @@ def _pair(scene: Scene, rng: np.random.Generator) -> tuple[Thing, Thing]:
 
 
 def _relation(scene: Scene, rng: np.random.Generator) -> Turn:
+    """What an answer rests on comes first, since a language model concludes from what it said."""
     one, other = _pair(scene, rng)
     where = ("above", "below", "left of", "right of")[rng.integers(4)]
+    answer = "yes" if where in direction(one, other) else "no"
     return Turn(
         "relation",
         f"Is the {one.shape} {where} the {other.shape}?",
-        "yes" if where in direction(one, other) else "no",
+        f"the {one.shape} is {at(one.place)}, the {other.shape} {at(other.place)}: {answer}",
     )
 
 
@@ -176,18 +178,21 @@ def _beside(scene: Scene, rng: np.random.Generator) -> Turn:
         for t in scene.things
         if t is not thing and where in direction(t, thing)
     ]
+    there = listed(found) if found else "nothing"
     return Turn(
-        "relation", f"What is {where} the {thing.shape}?", listed(found) if found else "nothing"
+        "relation",
+        f"What is {where} the {thing.shape}?",
+        f"the {thing.shape} is {at(thing.place)}, {where} it {there}",
     )
 
 
 def _reasoning(scene: Scene, rng: np.random.Generator) -> Turn:
     one, other = _pair(scene, rng)
     if one.size == other.size:
-        answer = f"no, both are {one.size}"
+        answer = f"both are {one.size}: no"
     else:
-        answer = "yes" if one.size == "large" else "no"
-        answer += f", the {one.shape} is {one.size} and the {other.shape} is {other.size}"
+        answer = f"the {one.shape} is {one.size}, the {other.shape} {other.size}: "
+        answer += "yes" if one.size == "large" else "no"
     return Turn("reasoning", f"Is the {one.shape} larger than the {other.shape}?", answer)
 
 
@@ -228,7 +233,7 @@ def named_objects(text: str) -> frozenset[tuple[str, str]]:
 
 def names_every_object(text: str, scene: Scene) -> bool:
     """Whether a text names colour and shape of each object of the scene, and no other object."""
-    return named_objects(text) == {(t.colour, t.shape) for t in scene.things}
+    return named_objects(text) == frozenset((t.colour, t.shape) for t in scene.things)
 
 
 def corpus(count: int, scenes: list[Scene], seed: int = 0) -> list[str]:

@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 SAVE_EVERY_S = 120.0
 """Seconds between saved states."""
@@ -69,7 +72,8 @@ def train(
     meter = Progress(name, recipe.steps, first)
     saved = time.monotonic()
     for step in range(first, recipe.steps):
-        value = loss(step)
+        with PlainAttention():
+            value = loss(step)
         model.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(parameters.values(), recipe.clip_norm)
@@ -91,6 +95,43 @@ def half_precision() -> torch.autocast:
     return torch.autocast(
         "cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
+
+
+class PlainAttention(TorchFunctionMode):
+    """Attention as two products and a softmax while this is entered: the gradient of torch's fused
+    operator takes eight times as long on a CPU, which was half of a step.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Every call of a torch function while the mode is entered."""
+        fused = func is F.scaled_dot_product_attention
+        return (_attention if fused else func)(*args, **(kwargs or {}))
+
+
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    assert dropout_p == 0, "no model of the reference checkpoint drops attention"
+    score = q @ k.transpose(-1, -2) * (scale or q.shape[-1] ** -0.5)
+    if is_causal:
+        attn_mask = torch.ones(score.shape[-2:], dtype=torch.bool).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        score = score.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        score = score + attn_mask
+    return score.float().softmax(-1).to(v.dtype) @ v
 
 
 def _optimisers(

@@ -1,4 +1,4 @@
-"""The stage that trains encoder and language model together: forks in one row are texts apart."""
+"""Texts behind a prefix: forks in one row are texts apart."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from scanside.export.reference.language import IGNORED, Dialogue, build, make_tokenizer
+from scanside.export.reference.dialogue import IGNORED, Dialogue, make_tokenizer
+from scanside.export.reference.language import build
+from scanside.export.reference.rows import TEXT_LENGTH, Rows, answer_loss
 from scanside.export.reference.scenes import draw_scenes
-from scanside.export.reference.together import TEXT_LENGTH, Rows, answer_loss
 from scanside.export.reference.training import half_precision
 
 PREFIX = 3
