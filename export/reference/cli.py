@@ -23,10 +23,7 @@ STAGES = {
     "vae": Stage("diffusion/vae/config.json", ".vae", "train_vae", "picture autoencoder"),
     "unet": Stage("diffusion/model_index.json", ".unet", "train_unet", "diffusion decoder"),
     "encoder": Stage("encoder/model.safetensors", ".encoder", "train_encoder", "ViT3D"),
-    "language": Stage("llm/model.safetensors", ".language", "train_language", "projector, Llama"),
-    "together": Stage(
-        "llm/dialogue.json", ".together", "train_together", "encoder and Llama together"
-    ),
+    "language": Stage("llm/dialogue.json", ".language", "train_language", "Llama"),
     "trials": Stage(
         "trials/trials.json", ".shipped", "write_trials", "held-out trials for the demo"
     ),

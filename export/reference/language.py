@@ -6,6 +6,7 @@ prefix to hold every object (`places.py`), so that only its language is left to 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from .encoder import LANGUAGE_WIDTH, on_patterns
 from .rows import Rows, answer_loss
 from .sampler import Sampler
 from .scenes import draw_scenes
+from .texts import INSTRUCTIONS, MAX_TOKENS, TEMPLATE
 from .training import Recipe, half_precision, train
 
 RECIPE = Recipe(steps=3000, batch=48, learning_rate=1e-3, warmup=100, muon_rate=2e-3)
@@ -46,7 +48,7 @@ def build(vocabulary: int, bos: int, eos: int) -> LlamaForCausalLM:
 
 
 def train_language(checkpoint: Path, work: Path) -> None:
-    """Train the Llama; write llm/ without its dialogue.json."""
+    """Train the Llama; write llm/."""
     tokenizer = make_tokenizer(checkpoint / "llm")
     dialogue = Dialogue(tokenizer)
     encoder = ViT3D.load(checkpoint / "encoder").requires_grad_(False)
@@ -62,6 +64,8 @@ def train_language(checkpoint: Path, work: Path) -> None:
 
     train("language", llama, loss, RECIPE, state)
     llama.half().save_pretrained(checkpoint / "llm")
+    facts = {"template": TEMPLATE, "instructions": INSTRUCTIONS, "max_tokens": MAX_TOKENS}
+    (checkpoint / "llm/dialogue.json").write_text(json.dumps(facts, indent=2) + "\n")
     state.unlink(missing_ok=True)
 
 

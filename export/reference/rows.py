@@ -1,4 +1,4 @@
-"""Texts behind a prefix, as both stages that train the language model take them.
+"""Texts behind a prefix, as the language model learns them.
 
 Every question hangs on the prefix by itself, as the runtime's forks do, so that no answer can be
 copied from an earlier one; a prefix is computed once for a dozen of them.
