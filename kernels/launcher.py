@@ -126,8 +126,8 @@ class CudaResampler:
             self._image = compiled.image(variant, compiled.target(*self._device.capability))
             self._function = self._loaded(opened)
             corners = self._uploaded(np.ascontiguousarray(geometry.corners.T), opened)
-            mean, inv_std = (0 if v is None else self._uploaded(v, opened) for v in statistics)
-            self._fixed = corners, mean, inv_std
+            uploaded = [0 if v is None else self._uploaded(v, opened) for v in statistics]
+            self._fixed = corners, *uploaded
             self._opened = opened.pop_all()
         self.closed = False
 
