@@ -28,7 +28,9 @@ def packages_on_disk() -> set[str]:
 
 
 def modules(*folders: str) -> list[Path]:
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    """Examples are data: scripts for other programs, which use the package from outside."""
+    found = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return sorted(path for path in found if path.parent.name != "examples")
 
 
 def imports(path: Path) -> set[str]:
