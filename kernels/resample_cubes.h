@@ -133,6 +133,21 @@ INLINE void NAME(write_piece)(
         }
 }
 
+/* Ask memory for what writing plane i of a piece will read and overwrite, so that it comes while
+   the plane is computed: waiting for it afterwards was a fifth of a cube's time. */
+INLINE void NAME(fetch_plane)(const Job *job, int64_t b, int64_t cube, const Piece *p, int i)
+{
+    const int64_t r = job->cube, first = cube * r * r * r;
+    const int64_t from = first + ((p->at[0] + i) * r + p->at[1]) * r + p->at[2];
+    const int64_t to = from + (p->n[1] - 1) * r + p->n[2];
+    const char *out = job->out + b * job->cubes * job->volume_of_cube * job->out_size;
+    for (int64_t k = from; k < to; k += LINE) {
+        if (job->mean) __builtin_prefetch(job->mean + k);
+        if (job->inv_std) __builtin_prefetch(job->inv_std + k);
+        __builtin_prefetch(out + k * job->out_size, 1);
+    }
+}
+
 /* `fill` in the elements of a resized piece that lie outside along any axis. */
 INLINE void NAME(fill_outside_axes)(const Job *job, const Piece *p, float *tile)
 {
@@ -181,7 +196,11 @@ static void NAME(piece)(
     } else {
         NAME(load)(v, &box, work->block);
         if (job->separable) NAME(resize)(job, &p, &box, work);
-        else NAME(transform)(job, v, &p, &box, where == EDGE, work);
+        else
+            for (int i = 0; i < p.n[0]; i++) {
+                NAME(fetch_plane)(job, b, cube, &p, i);
+                NAME(transform_plane)(job, v, &p, &box, where == EDGE, i, work);
+            }
         if (job->separable && job->any_outside) NAME(fill_outside_axes)(job, &p, work->tile);
     }
     NAME(write_piece)(job, b, cube, &p, work->tile);

@@ -228,21 +228,19 @@ INLINE void NAME(fill_outside)(
     }
 }
 
-/* The piece's values into work->tile. */
-static void NAME(transform)(
-    const Job *job, const Volume *v, const Piece *p, const Box *box, int edge, Work *work)
+/* Plane i of the piece's values into work->tile, after those before it. */
+static void NAME(transform_plane)(
+    const Job *job, const Volume *v, const Piece *p, const Box *box, int edge, int i, Work *work)
 {
     const int64_t plane = box->count[1] * box->pitch, n = (int64_t)p->n[1] * p->n[2];
-    float *to = work->tile;
-    for (int i = 0; i < p->n[0]; i++, to += n) {
-        NAME(place_plane)(job, p, box, i, work);
-        for (int64_t k = 0; k < n; k += 4) {
-            const float *w[3] = {work->weight[0] + k, work->weight[1] + k, work->weight[2] + k};
-            vec4 values = NAME(gather4)(work->block, plane, box->pitch, work->at + k, w);
-            memcpy(to + k, &values, 16);
-        }
-        if (edge) NAME(fill_outside)(job, v, p, i, to);
+    float *to = work->tile + i * n;
+    NAME(place_plane)(job, p, box, i, work);
+    for (int64_t k = 0; k < n; k += 4) {
+        const float *w[3] = {work->weight[0] + k, work->weight[1] + k, work->weight[2] + k};
+        vec4 values = NAME(gather4)(work->block, plane, box->pitch, work->at + k, w);
+        memcpy(to + k, &values, 16);
     }
+    if (edge) NAME(fill_outside)(job, v, p, i, to);
 }
 
 /* Value at a point in voxels, and its gradient in real units a voxel if asked for; `fill`, and a

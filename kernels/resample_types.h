@@ -11,6 +11,7 @@ enum { INT16, UINT16, FLOAT16, FLOAT32, BFLOAT16 };
 enum { INSIDE, EDGE, OUTSIDE };
 enum {
     LANES = 16,           /* float32 in a row of a piece */
+    LINE = 16,            /* float32 in a line of the cache */
     BLOCK = 16384,        /* float32 in a box, or in a stage between two passes */
     WIDEST = 64,          /* row of a box that is turned */
     LONGEST = 100,        /* voxels an edge of a box, so that positions fit fixed-point */
@@ -103,18 +104,18 @@ INLINE uint32_t bits_of(float value)
     return bits;
 }
 
-INLINE vec4 two_pairs(const float *a, const float *b)
-{
-    double pair[2];
-    vec4 four;
-    memcpy(pair, a, 8);
-    memcpy(pair + 1, b, 8);
-    memcpy(&four, pair, 16);
-    return four;
-}
-
 #ifdef __clang__
 #define SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
 #else
 #define SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, (int4){i, j, k, l})
 #endif
+
+/* The first two of `a` and the first two of `b`. Whole vectors are loaded and blended, which any
+   port does; a load into half a register needs the one port that the shuffles wait for. */
+INLINE vec4 two_pairs(const float *a, const float *b)
+{
+    vec4 low, high;
+    memcpy(&low, a, 16);
+    memcpy(&high, b - 2, 16);
+    return SHUFFLE(low, high, 0, 1, 6, 7);
+}
