@@ -79,7 +79,9 @@ def main() -> None:
     parser.add_argument("--pace-ms", type=float, default=200.0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    result: dict[str, Any] = {"machine": machine(), "pace_ms": args.pace_ms, "arrival": {}}
+    question = "from a volume's last byte on the disk to the frame in the loop's hands"
+    result: dict[str, Any] = {"question": question, **machine()}
+    result |= {"pace_ms": args.pace_ms, "arrival": {}}
     with tempfile.TemporaryDirectory() as folder:
         for grid, shape in GRIDS.items():
             run = Path(folder) / f"{grid}.nii"

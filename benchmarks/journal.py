@@ -14,6 +14,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from timing import machine, percentiles_ms, write
 
@@ -57,7 +58,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     ways = {"never": (NEVER_S, False), "each second": (1.0, False), "each line": (NEVER_S, True)}
-    result = {"machine": machine(), "records": args.records, "gap_ms": args.gap_ms, "append_ms": {}}
+    question = "what it costs to write down a volume's state"
+    result: dict[str, Any] = {"question": question, **machine()}
+    result |= {"records": args.records, "gap_ms": args.gap_ms, "append_ms": {}}
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         for index, (name, (sync_s, each)) in enumerate(ways.items()):
             path = Path(folder) / str(index)

@@ -61,8 +61,10 @@ def contestants(problem: Problem, mapping: str, threads: int) -> dict[str, Run]:
     torch_way = (TorchResize if mapping == "resize" else TorchAffine)(problem)
     scipy_way = Scipy(problem)
 
+    tokens = np.empty(problem.geometry.shape, np.float32)
+
     def native(volume: NDArray[Any]) -> NDArray[np.float32]:
-        return ours(volume, model_to_source=problem.matrix, slope=SLOPE, inter=INTER)
+        return ours(volume, model_to_source=problem.matrix, slope=SLOPE, inter=INTER, out=tokens)
 
     def by_torch(volume: NDArray[Any]) -> NDArray[np.float32]:
         return torch_way(torch.from_numpy(volume.T)[None])[0].numpy()

@@ -105,6 +105,7 @@ class Scipy:
             for n, size in zip(geometry.cube_grid[::-1], geometry.grid[::-1], strict=True)
         ]
         self._inv_std = problem.masked
+        self._grid = np.empty(geometry.grid[::-1], np.float32)
 
     def __call__(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C) of one volume (Z, Y, X)."""
@@ -114,7 +115,7 @@ class Scipy:
             real,
             self._scale,
             self._offset,
-            problem.geometry.grid[::-1],
+            output=self._grid,
             order=1,
             mode="nearest",
         )

@@ -115,6 +115,8 @@ class Intake:
         self.elements = np.flatnonzero(read if inv_std is None else read & (inv_std > 0))
         """(E,) which elements of the flat tokens are fitted."""
         self._resample = Resampler(self._geometry, impl="cpu", threads=threads)
+        # memory that is new for every volume costs a tenth of the resampling
+        self._tokens = np.empty(self._geometry.shape, np.float32)
         self.begin()
 
     def begin(self) -> None:
@@ -170,7 +172,11 @@ class Intake:
         taken = self._align(place, volume, number, known)
         matrix = source_matrix(volume.affine, taken.matrix, place.model_to_world)
         tokens = self._resample(
-            volume.data, model_to_source=matrix, slope=volume.slope, inter=volume.inter
+            volume.data,
+            model_to_source=matrix,
+            slope=volume.slope,
+            inter=volume.inter,
+            out=self._tokens,
         )
         values = np.take(tokens, self.elements)
         if not np.isfinite(values).all():
