@@ -158,7 +158,7 @@ def kind_of(result: Json) -> Callable[[str, Json], tuple[list[str], Files]]:
     """What renders a result."""
     if "warm" in result and "cold" in result:
         return bench
-    if "limits" in result:
+    if "limits" in result and "graph" in result["rows"][0]:
         return roofline
     rows = result.get("rows")
     if isinstance(rows, list) and rows and "contender" in rows[0] and is_summary(rows[0].get("ms")):
