@@ -51,12 +51,27 @@ def scanner(source: DicomSource, port: int) -> Iterator[Any]:
     association.release()
 
 
+_SOCKETS: list[socket.socket] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed_sockets() -> Iterator[None]:
+    """pynetdicom leaves a client's socket open when the other side ends the association first."""
+    yield
+    while _SOCKETS:
+        _SOCKETS.pop().close()
+
+
 def associated(port: int) -> Any:
     node = AE(ae_title="SCANNER")
     node.acse_timeout = node.dimse_timeout = WAIT_S
     for kind in (MRImageStorage, CTImageStorage, ECHO):
         node.add_requested_context(kind, ExplicitVRLittleEndian)
-    return node.associate("127.0.0.1", port, ae_title="ANY")
+    association = node.associate("127.0.0.1", port, ae_title="ANY")
+    own = association.dul.socket and association.dul.socket.socket
+    if own:
+        _SOCKETS.append(own)
+    return association
 
 
 def dataset(number: int = 0) -> Dataset:
