@@ -134,7 +134,7 @@ INLINE void NAME(write_piece)(
 }
 
 /* Ask memory for what writing plane i of a piece will read and overwrite, so that it comes while
-   the plane is computed: waiting for it afterwards was a fifth of a cube's time. */
+   the plane is computed. */
 INLINE void NAME(fetch_plane)(const Job *job, int64_t b, int64_t cube, const Piece *p, int i)
 {
     const int64_t r = job->cube, first = cube * r * r * r;

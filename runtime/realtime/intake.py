@@ -115,7 +115,7 @@ class Intake:
         self.elements = np.flatnonzero(read if inv_std is None else read & (inv_std > 0))
         """(E,) which elements of the flat tokens are fitted."""
         self._resample = Resampler(self._geometry, impl="cpu", threads=threads)
-        # memory that is new for every volume costs a tenth of the resampling
+        # written anew by each volume; fresh memory would cost page faults every time
         self._tokens = np.empty(self._geometry.shape, np.float32)
         self.begin()
 
