@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from pynetdicom.fsm import StateMachine
 from pynetdicom.transport import ThreadedAssociationServer
 
 from .listening import Peers
@@ -53,10 +54,23 @@ class GuardedSocket(socket.socket):
         """A file, or another message, was whole."""
         self.file_bytes = 0
 
+    def shutdown(self, how: int, /) -> None:
+        """As the socket's own; also of a connection that the peer has ended.
+
+        pynetdicom closes a socket only if this raised nothing.
+        """
+        with contextlib.suppress(OSError):
+            super().shutdown(how)
+
     def hang_up(self) -> None:
         """End the connection for whoever waits for it."""
-        with contextlib.suppress(OSError):  # it has ended already
-            self.shutdown(socket.SHUT_RDWR)
+        self.shutdown(socket.SHUT_RDWR)
+
+    def give_up(self, trouble: str) -> None:
+        """Pass nothing on any more, and tell why, once."""
+        if not self.over:
+            self.over = True
+            self.told(trouble)
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """As the socket's own; nothing more once a bound is passed."""
@@ -65,8 +79,7 @@ class GuardedSocket(socket.socket):
         came = super().recv(bufsize, flags)
         self.spoke = self.spoke or bool(came)
         if trouble := self._account(came):
-            self.over = True
-            self.told(trouble)
+            self.give_up(trouble)
             return b""
         return came
 
@@ -93,6 +106,35 @@ class GuardedSocket(socket.socket):
         if self.file_bytes > self.most_bytes():
             return f"a file of more than {self.most_bytes()} bytes"
         return None
+
+
+class GuardedStates(StateMachine):
+    """pynetdicom's state machine; what it cannot do ends the connection, and its thread in peace.
+
+    A peer that talks on before it is answered crosses our answer: at the first PDU that is wrong
+    the machine begins to hang up, and is then told to accept, for which it has no state.
+    """
+
+    def do_action(self, event: str) -> None:
+        """As the machine's own, without its errors, whose text may quote what was sent."""
+        try:
+            super().do_action(event)
+        except Exception:  # of a library that met what it does not know
+            if guard := guard_of(self.dul.assoc):
+                guard.give_up("a connection that broke")
+                guard.hang_up()
+            self.dul.kill_dul()
+            wake(self.dul.assoc)
+
+
+def guard_of(association: Any) -> Any:
+    """Its connection, None once that has ended."""
+    return getattr(association.dul.socket, "socket", None)
+
+
+def wake(association: Any) -> None:
+    """Let a thread go on that waits for a peer to ask for something."""
+    association.dul.to_user_queue.put(None)
 
 
 class GuardedServer(ThreadedAssociationServer):

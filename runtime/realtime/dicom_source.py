@@ -13,7 +13,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from pydicom import uid
+from pynetdicom import AE, evt
+
 from .allowance import MAX_VOLUME_BYTES, Allowance
+from .dicom_guard import MAX_PDU_BYTES, GuardedServer, GuardedStates, guard_of, wake
 from .dicom_slices import SliceFile
 from .dicom_volume import read_dicom
 from .inbox import Inbox
@@ -102,20 +106,15 @@ class DicomSource:
             self._thread.join()
             for association in self._server.active_associations:
                 # abort() would wait for a peer that may never answer
-                if guard := _guard_of(association):
+                if guard := guard_of(association):
                     guard.hang_up()
-                _wake(association)
+                wake(association)
                 association.kill()
                 association.join()
             for guard in list(self._server.opened):  # a thread that is ended leaves its own open
                 guard.close()
 
     def _open(self, address: Address, peers: Peers) -> Any:
-        from pydicom import uid
-        from pynetdicom import AE, evt
-
-        from .dicom_guard import MAX_PDU_BYTES, GuardedServer
-
         node: Any = AE(ae_title=TITLE)
         syntaxes = [
             *(uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian),
@@ -129,6 +128,7 @@ class DicomSource:
         node.network_timeout = _IDLE_S
         node.acse_timeout = node.dimse_timeout = _IDLE_S / 2
         handlers: list[Any] = [
+            (evt.EVT_CONN_OPEN, self._connected),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_ECHO, self._echo),
             (evt.EVT_ACCEPTED, self._accepted),
@@ -159,7 +159,7 @@ class DicomSource:
     def _store(self, event: Any) -> int:
         """Take a file in."""
         arrived_s = self._clock()
-        _guard_of(event.assoc).file_ends()
+        guard_of(event.assoc).file_ends()
         try:
             raw = event.encoded_dataset()
             with self._reading:
@@ -190,18 +190,21 @@ class DicomSource:
         return found
 
     def _echo(self, event: Any) -> int:
-        _guard_of(event.assoc).file_ends()
+        guard_of(event.assoc).file_ends()
         return _SUCCESS
 
+    def _connected(self, event: Any) -> None:
+        event.assoc.dul.state_machine = GuardedStates(event.assoc.dul)
+
     def _accepted(self, event: Any) -> None:
-        _guard_of(event.assoc).accepted = True
+        guard_of(event.assoc).accepted = True
 
     def _hung_up(self, event: Any) -> None:
-        guard = _guard_of(event.assoc)
+        guard = guard_of(event.assoc)
         if guard is None:
             return
         if not guard.accepted:
-            _wake(event.assoc)
+            wake(event.assoc)
         if guard.over:  # told already
             return
         if guard.file_bytes:
@@ -209,13 +212,3 @@ class DicomSource:
             self._inbox.fault(FaultKind.TRUNCATED, detail)
         elif guard.spoke and not guard.accepted:
             self._inbox.fault(FaultKind.UNREADABLE, "a peer that does not speak DICOM")
-
-
-def _guard_of(association: Any) -> Any:
-    """Its connection, None once that has ended."""
-    return getattr(association.dul.socket, "socket", None)
-
-
-def _wake(association: Any) -> None:
-    """Let a thread go on that waits for a peer to ask for something."""
-    association.dul.to_user_queue.put(None)
