@@ -41,7 +41,8 @@ from scanside.export.localizer_stages import autograd_relevance
 from scanside.export.shared_weights import fold_repeats, share_weights
 from scanside.export.to_onnx import export_graph
 from scanside.export.vit3d import ViT3D, ViT3DConfig
-from scanside.runtime.engine import Engine, OnnxEngine
+from scanside.runtime.engines.engine import Engine
+from scanside.runtime.engines.onnx_cpu import OnnxEngine
 
 Floats = NDArray[np.float32]
 

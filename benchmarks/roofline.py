@@ -26,7 +26,7 @@ from timing import machine, percentiles_ms, write
 from scanside.runtime.bench import Neighbours
 from scanside.runtime.bundle import Bundle
 from scanside.runtime.cli import main as command_line
-from scanside.runtime.engine import OnnxEngine
+from scanside.runtime.engines.onnx_cpu import OnnxEngine
 from scanside.runtime.language import LanguageModel
 
 CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")

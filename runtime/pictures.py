@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .clock import Costs
-from .engine import Engine, check_contract
+from .engines.engine import Engine, check_contract
 from .errors import BundleError
 from .manifest import DiffusionSpec, EncoderSpec, TensorSpec
 from .prompt import PromptEncoder

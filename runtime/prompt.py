@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine import Engine
+from .engines.engine import Engine
 from .errors import BundleError, MissingExtraError
 from .manifest import DiffusionSpec
 

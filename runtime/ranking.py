@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine import Engine
+from .engines.engine import Engine
 
 Floats = NDArray[np.float32]
 

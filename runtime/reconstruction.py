@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine import Engine
+from .engines.engine import Engine
 from .errors import BundleError, InputError, ScansideError
 from .manifest import DiffusionSpec
 from .schedule import Schedule, time_rows

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .clock import Costs
-from .engine import Engine, OnnxEngine, check_contract, warm
+from .engines.engine import Engine, check_contract, warm
+from .engines.onnx_cpu import OnnxEngine
 from .errors import InputError
 from .kernels import open_kernels
 from .language import LanguageModel

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...kernels import Resampler
-from ..engine import OnnxEngine
+from ..engines.onnx_cpu import OnnxEngine
 from ..llama_cache import LlamaCache
 
 Seconds = dict[str, float]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine import Engine
+from ..engines.engine import Engine
 from ..errors import InputError
 from ..manifest import LocalizationSpec
 from ..prompt import load_tokenizer

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..clock import Costs
-from ..engine import Engine, check_contract, warm
+from ..engines.engine import Engine, check_contract, warm
 from ..errors import InputError
 from ..manifest import LocalizationSpec, TensorSpec
 from ..preprocess import Preprocessor

@@ -1,0 +1,95 @@
+"""ONNX Runtime on the CPU, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BundleError, MissingExtraError
+from ..manifest import TensorSpec
+
+_ONNX_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
+
+
+class OnnxEngine:
+    """A graph in ONNX Runtime on the CPU.
+
+    Parameters
+    ----------
+    stage : str
+        Name in messages and in `placement`.
+    path : Path
+        The .onnx file.
+    threads : int
+        Threads of one operator.
+
+    Raises
+    ------
+    MissingExtraError
+        ONNX Runtime is not installed.
+    BundleError
+        The file is no graph that this ONNX Runtime loads.
+    """
+
+    provider = "CPUExecutionProvider"
+
+    def __init__(self, stage: str, path: Path, threads: int) -> None:
+        ort = onnxruntime()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # stages take turns: a pool that spins after its stage takes the cores from the next one
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.stage = stage
+        try:
+            self._session = ort.InferenceSession(path, options, providers=[self.provider])
+        except Exception as exc:  # onnxruntime's errors share no base of their own
+            raise BundleError(
+                f"{path}: onnxruntime {ort.__version__} cannot load it ({first_line(exc)}); "
+                "export the bundle again"
+            ) from exc
+        self.inputs, self.outputs = contract_of(self._session)
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Outputs by name for inputs by name."""
+        names = list(self.outputs)
+        given = {name: np.asarray(v, self.inputs[name].dtype) for name, v in feeds.items()}
+        return dict(zip(names, self._session.run(names, given), strict=True))
+
+    def close(self) -> None:
+        """Nothing is held that Python does not free by itself."""
+
+
+def contract_of(session: Any) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """Inputs and outputs of a session, as the graph has them; -1 stands for a size that varies."""
+    return (
+        {i.name: _spec(i) for i in session.get_inputs()},
+        {o.name: _spec(o) for o in session.get_outputs()},
+    )
+
+
+def _spec(value: Any) -> TensorSpec:
+    shape = tuple(n if isinstance(n, int) else -1 for n in value.shape)
+    return TensorSpec(shape=shape, dtype=_ONNX_TYPES.get(value.type, str(value.type)))
+
+
+def first_line(exc: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(exc).splitlines() or [type(exc).__name__])[0]
+
+
+def onnxruntime() -> Any:
+    """The module; MissingExtraError where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise MissingExtraError(
+            "ONNX Runtime is not installed; run pip install 'scanside[cpu]' "
+            "(or 'scanside[gpu]', never both)"
+        ) from exc
+    return onnxruntime
