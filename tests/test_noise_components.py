@@ -57,6 +57,24 @@ def test_too_few_volumes_teach_nothing_and_spoilt_ones_are_left_out():
     )
 
 
+def test_components_of_like_energy_are_taken_together_or_not_at_all():
+    """Two strong signals alike in energy, then noise whose components are all alike."""
+    rng = np.random.default_rng(0)
+    moments = rng.normal(size=(16, 2))
+    trend = np.vander(np.arange(16.0), 2)
+    moments, _ = np.linalg.qr(moments - trend @ np.linalg.lstsq(trend, moments, rcond=None)[0])
+    sign = np.where(np.arange(6000) % 2, 1.0, -1.0)
+    shared = 100 * moments @ np.stack([np.ones(6000), sign])
+    voxels = (1000 + shared + rng.normal(0, 10, (16, 6000))).astype(np.float32)
+    components = NoiseComponents(5)
+    for frame, values in enumerate(voxels):
+        components.see(frame, values)
+    scores = np.array(list(components.learn().values()))
+    assert components.groups == [range(0, 2)]
+    assert not scores[:, 2:].any()
+    assert explained(moments, scores[:, :2]) > 0.99
+
+
 def test_a_dead_voxel_is_no_division_by_zero():
     _, voxels = series(16)
     voxels[:, 7] = 0
@@ -87,6 +105,31 @@ def test_points_lie_in_the_head_and_outside_what_the_model_reads():
     assert not {tuple(v) for v in model} & read
     masked = {tuple(v) for v in geometry.voxels[1][geometry.in_grid[1]]}
     assert {tuple(v) for v in model} & masked
+
+
+def test_the_last_digit_of_a_place_changes_no_point():
+    """Grids that fit together: many voxels lie on the border of what is read."""
+    shape, grid = (22, 26, 20), (84, 104, 80)
+    half = np.arange(42 * 52 * 40).reshape(42, 52, 40)[:, :25].ravel()
+    geometry = Geometry(grid=grid, cube=2, active=half)
+    matrix = resize_matrix(shape, grid)
+    nudge = np.zeros((4, 4))
+    nudge[:3] = np.random.default_rng(0).normal(0, 1e-10, (3, 4))
+    head = np.ones(shape, np.float32)
+    points = noise_points(head, np.eye(4), matrix, geometry)
+    assert len(points) > 100
+    assert np.array_equal(noise_points(head, np.eye(4), matrix + nudge, geometry), points)
+
+
+def test_one_voxel_less_moves_no_other_point():
+    geometry = Geometry(grid=(10, 10, 10), cube=5, active=np.array([0]))
+    matrix = resize_matrix((40, 40, 40), (10, 10, 10))
+    head = np.ones((40, 40, 40), np.float32)
+    points = {tuple(p) for p in noise_points(head, np.eye(4), matrix, geometry)}
+    head[tuple(int(x) for x in min(points))] = 0
+    fewer = {tuple(p) for p in noise_points(head, np.eye(4), matrix, geometry)}
+    assert points - fewer == {min(points)}
+    assert len(fewer) == len(points)
 
 
 def test_points_are_no_more_than_asked_for_and_none_where_there_is_no_head():

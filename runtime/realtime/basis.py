@@ -3,7 +3,9 @@
 Few volumes cannot carry many regressors, and cosines planned for the whole run look alike over its
 beginning. So nuisance enters in steps: block after block, made orthonormal over the volumes so far,
 each direction only if enough of it is left, and all of them together no more than one for so many
-volumes. At the end of a run this is the whole nuisance, in other coordinates.
+volumes. At the end of a run this is the whole nuisance, in other coordinates. A block of which only
+a part has room is cut where energy falls, never between directions of like energy: which of those
+came in would depend on the last digit of the data.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ Matrix = NDArray[np.float64]
 LEAST_SHARE = 1e-4
 """Share of a unit regressor's energy that must be left beside those before it. Below, float32 sums
 hold too little of it; above, truly slow drift would be lost."""
+FALL = 1.05
+"""Directions are told apart where one has so many times the energy of the next. They then turn by
+no more than about 20 times what disturbs the data, beside its own size."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,9 +62,30 @@ def orthonormal_nuisance(gram: Matrix, blocks: Sequence[Sequence[int]], most: in
         unit[used, range(len(used))] = 1 / np.sqrt(np.diag(gram)[used])
         rest = _without(unit, basis, gram)
         energy, directions = np.linalg.eigh(rest.T @ gram @ rest)
-        kept = np.flatnonzero(energy > LEAST_SHARE)[::-1][:room]
+        energy, directions = energy[::-1], directions[:, ::-1]
+        there = int(np.count_nonzero(energy > LEAST_SHARE))
+        kept = slice(there if there <= room else max(falls(energy, room), default=0))
         basis = np.hstack([basis, rest @ directions[:, kept] / np.sqrt(energy[kept])])
     return basis
+
+
+def falls(energy: NDArray[np.float64], most: int) -> list[int]:
+    """After how many of the directions, and after at most so many, their energy falls.
+
+    Parameters
+    ----------
+    energy : (T,) float64
+        From the largest to the smallest, more than `most` of them. Those with less than
+        `LEAST_SHARE` of the first's are none.
+    most : int
+
+    Examples
+    --------
+    >>> falls(np.array([9.0, 4.0, 3.9, 2.0, 1.9]), 4)
+    [1, 3, 4]
+    """
+    least = LEAST_SHARE * energy[0]
+    return [n for n in range(1, most + 1) if energy[n - 1] > max(FALL * energy[n], least)]
 
 
 def trial_basis(gram: Matrix, nuisance: Matrix, trial: int, every: int) -> TrialBasis | None:

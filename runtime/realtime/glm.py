@@ -266,7 +266,8 @@ class StreamingGlm:
                 f"first volume on, until {self.config.open_s:g} s after its onset ('open_s')"
             )
         grams = self._sums.grams()
-        blocks = [self._drift[:1], self._drift[1:], self._moving(grams), self._noise]
+        groups = [[self._noise[i] for i in group] for group in self._components.groups]
+        blocks = [self._drift[:1], self._drift[1:], self._moving(grams), *groups]
         most = max(grams.volumes // self.config.volumes_per_column, 1)
         nuisance = orthonormal_nuisance(grams.now, blocks, most)
         basis = trial_basis(grams.now, nuisance, column, self._every)

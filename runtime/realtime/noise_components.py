@@ -3,18 +3,30 @@
 Their first principal components (Behzadi et al. 2007, doi:10.1016/j.neuroimage.2007.04.042), found
 once over the first volumes and kept: a component that changed with every volume would change all
 earlier rows of the design.
+
+Two components of nearly the same energy are no two directions but a plane, and which directions of
+it come out is decided by the last digit of the data. So components are taken up to a fall of their
+energies, and enter a fit in groups that end at one.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels import Geometry
+from .basis import falls
 
 BRIGHT = 0.25
 """A voxel brighter than this share of the brightest hundredth lies in the head."""
 MOST_VOXELS = 4000
+NEAR = 0.999
+"""A head voxel is read if a voxel of the model lies nearer to it than this along every axis, in
+edges of its own. Not 1: on grids that fit together many lie at exactly 1."""
+_LEAST_SPREAD = 1e-5
+"""Of a voxel, in its mean; below it is what float32 rounds away."""
 
 
 class NoiseComponents:
@@ -29,11 +41,15 @@ class NoiseComponents:
     ----------
     learnt : bool
         Scores are known.
+    groups : list of range
+        Components that are told apart only together, in order of their energy. Those in none are
+        0.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.learnt = False
+        self.groups: list[range] = []
         self._seen: dict[int, NDArray[np.float32]] = {}
         self._mean = np.zeros(0)
         self._maps = np.zeros((count, 0))
@@ -63,12 +79,16 @@ class NoiseComponents:
         trend = np.vander(np.array(frames, float) - np.mean(frames), 2)
         series = series - trend @ np.linalg.lstsq(trend, series, rcond=None)[0]
         spread = series.std(axis=0)
-        series /= np.where(spread > 0, spread, np.inf)
+        alive = spread > _LEAST_SPREAD * np.abs(self._mean)
+        series = series[:, alive] / spread[alive]
         energy, scores = np.linalg.eigh(series @ series.T)
-        largest = scores[:, ::-1][:, : self.count]  # (T, count), unit length
-        scale = np.sqrt(np.maximum(energy[::-1][: self.count], np.finfo(float).tiny))
-        maps = (series.T @ largest / scale).T  # (count, P), unit length
-        self._maps = maps / np.where(spread > 0, spread, np.inf) / np.sqrt(series.shape[1])
+        energy, scores = energy[::-1], scores[:, ::-1]
+        ends = falls(energy, self.count)
+        self.groups = [range(*group) for group in pairwise([0, *ends])]
+        kept = max(ends, default=0)
+        self._maps = np.zeros((self.count, alive.size))
+        maps = (series.T @ scores[:, :kept] / np.sqrt(energy[:kept])).T  # (kept, P), unit length
+        self._maps[:kept, alive] = maps / spread[alive] / np.sqrt(series.shape[1])
         self.learnt = True
         seen, self._seen = self._seen, {}
         return {frame: self.scores(values) for frame, values in seen.items()}
@@ -105,16 +125,27 @@ def noise_points(
         World millimetres, at most `MOST_VOXELS` of them, spread evenly.
     """
     read = geometry.in_grid if inv_std is None else geometry.in_grid & (inv_std > 0)
-    taken = np.zeros(geometry.grid, bool)
-    taken[tuple(geometry.voxels[read].T)] = True
-    bright = reference > BRIGHT * np.percentile(reference, 99)
-    voxels = np.argwhere(bright)
-    model = np.linalg.inv(model_to_source)
-    at = np.rint(voxels @ model[:3, :3].T + model[:3, 3]).astype(np.int64)
-    inside: NDArray[np.bool_] = np.all((at >= 0) & (at < geometry.grid), axis=1)
-    free: NDArray[np.bool_] = np.logical_not(inside)
-    free[inside] = ~taken[tuple(at[inside].T)]
-    voxels = voxels[free]
-    count = min(MOST_VOXELS, len(voxels))
-    chosen = voxels[np.linspace(0, len(voxels) - 1, count).astype(np.int64)] if count else voxels
-    return chosen @ affine[:3, :3].T + affine[:3, 3]
+    free = reference > BRIGHT * np.percentile(reference, 99)
+    free[_near(geometry.voxels[read], model_to_source, free.shape)] = False
+    # every voxel has a rank of its own: one more or less of them changes no other's place
+    rank = np.random.default_rng(0).random(free.shape)
+    voxels = np.argwhere(free)
+    first = np.sort(np.argsort(rank[free], kind="stable")[:MOST_VOXELS])
+    return voxels[first] @ affine[:3, :3].T + affine[:3, 3]
+
+
+def _near(
+    points: NDArray[np.int64], model_to_source: NDArray[np.float64], shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Which voxels of a volume enter the values at the points (R, 3) of the model grid."""
+    at = points @ model_to_source[:3, :3].T + model_to_source[:3, 3]
+    limit = np.array(shape)
+    near = np.zeros(limit + 2, bool)  # a border for what lies outside
+    strides = np.array(near.strides)
+    ends = [
+        (np.clip(end, -1, limit).astype(np.int64) + 1) * strides
+        for end in (np.ceil(at - NEAR), np.floor(at + NEAR))
+    ]
+    for x, y, z in product(ends, repeat=3):
+        near.reshape(-1)[x[:, 0] + y[:, 1] + z[:, 2]] = True
+    return near[1:-1, 1:-1, 1:-1]
