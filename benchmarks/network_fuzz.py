@@ -1,20 +1,18 @@
-"""Malformed frames and headers, thrown at every source that listens.
+"""What is malformed, thrown at everything that listens: does a run outlive it?
 
     python benchmarks/network_fuzz.py --count 100000 --json benchmarks/results/network_fuzz.json
 
 Most are whole headers that were changed somewhere, for those get furthest. What must hold: nothing
-but the two errors for bad input leaves a reader, no thread of a source ends, a whole volume that
-comes afterwards is taken, and memory does not grow with what was sent.
+but the two errors for bad input leaves a reader, no thread of a source or sink ends, a whole volume
+that comes afterwards is taken and an answer is heard, and memory does not grow with what was sent.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,101 +22,25 @@ from typing import Any
 import numpy as np
 import zmq
 
+from scanside.benchmarks.header_fuzz import fuzz_headers
+from scanside.benchmarks.malformed import WAIT_S, changed, free_port, say, volume
+from scanside.benchmarks.sink_fuzz import fuzz_published, fuzz_ws
+from scanside.benchmarks.timing import machine, write
 from scanside.runtime.errors import InputError
-from scanside.runtime.realtime.afni_prolog import read_prolog
+from scanside.runtime.realtime.address import Address
 from scanside.runtime.realtime.afni_sender import AfniSender, prolog_bytes
 from scanside.runtime.realtime.afni_source import AfniSource
 from scanside.runtime.realtime.dicom_sender import DicomSender
 from scanside.runtime.realtime.dicom_source import DicomSource
-from scanside.runtime.realtime.dicom_volume import read_dicom
 from scanside.runtime.realtime.faults import Delivery
 from scanside.runtime.realtime.frame import Frame
-from scanside.runtime.realtime.listening import Address
 from scanside.runtime.realtime.mosaic_writer import MosaicWriter
-from scanside.runtime.realtime.source import IncompleteVolume, UnreadableVolume
-from scanside.runtime.realtime.volume_writer import WrittenVolume
-from scanside.runtime.realtime.zmq_header import header_bytes, read_header
+from scanside.runtime.realtime.zmq_header import header_bytes
 from scanside.runtime.realtime.zmq_sender import ZmqSender
 from scanside.runtime.realtime.zmq_source import ZmqSource
 
-SHARES = {"headers": 0.80, "zmq": 0.15, "afni": 0.04, "dicom": 0.01}
-"""Of all that is sent; a connection costs most."""
-_MOST_BYTES = 1 << 20
-"""That a header may promise."""
 _PACE_S = 1.0
-_WAIT_S = 30.0
 _LAST = b"hello, that was all"
-
-
-def volume(number: int = 0) -> WrittenVolume:
-    """A small volume that is as it should be."""
-    data = np.arange(7 * 6 * 5, dtype="i2").reshape(7, 6, 5, order="F") + number
-    return WrittenVolume(
-        data=data,
-        affine=np.diag([2.0, 2.0, 3.0, 1.0]),
-        slope=1.0,
-        inter=0.0,
-        tr_s=1.6,
-        number=number,
-        series=5,
-        acquired_s=1.6 * number,
-    )
-
-
-def changed(good: bytes, rng: np.random.Generator) -> bytes:
-    """Bytes with something wrong in them."""
-    raw = bytearray(good)
-    match rng.integers(6):
-        case 0:  # other bytes here and there
-            for at in rng.integers(len(raw), size=rng.integers(1, 9)):
-                raw[at] = int(rng.integers(256))
-        case 1:  # cut off
-            del raw[int(rng.integers(len(raw))) :]
-        case 2:  # a piece is missing
-            at = int(rng.integers(len(raw)))
-            del raw[at : at + int(rng.integers(1, 40))]
-        case 3:  # a piece is there twice, many times
-            at = int(rng.integers(len(raw)))
-            raw[at:at] = raw[at : at + int(rng.integers(1, 40))] * int(rng.integers(1, 40))
-        case 4:  # a number is another
-            digits = [i for i, byte in enumerate(raw) if chr(byte).isdigit()]
-            at = digits[int(rng.integers(len(digits)))]
-            raw[at : at + 1] = _NUMBERS[int(rng.integers(len(_NUMBERS)))]
-        case _:  # nothing of it
-            return rng.bytes(int(rng.integers(1, 400)))
-    return bytes(raw)
-
-
-_NUMBERS = [
-    *(b"-1", b"0", b"99999999999999999999", b"1e999", b"NaN", b"Infinity", b"null", b"[]", b"{}"),
-    *(b"1" * 5000, b"[" * 3000, b"\xff\xfe", b'"', b" ", b"true", b"0x10", b"-0.0", b"\0"),
-]
-
-
-def fuzz_headers(count: int, seed: int = 0) -> dict[str, int]:
-    """Change headers and read them; how many were refused, and how many could still be read.
-
-    Any other error than the two for bad input ends it.
-    """
-    rng = np.random.default_rng(seed)
-    good = volume()
-    (_, file), *_ = MosaicWriter("fuzz").parts(good)
-    prolog = prolog_bytes(good, good.data, by_slice=False).rstrip(b"\0")
-    readers: list[tuple[bytes, Callable[[bytes], Any]]] = [
-        (header_bytes(good), lambda raw: read_header(raw, _MOST_BYTES)),
-        (_without_matrix(prolog), lambda raw: read_prolog(raw, _MOST_BYTES)),
-        (prolog, lambda raw: read_prolog(raw, _MOST_BYTES)),
-        (file, lambda raw: read_dicom(raw, arrived_s=0.0)),
-    ]
-    read = 0
-    for turn in range(count):
-        raw, reader = readers[turn % len(readers)]
-        try:
-            reader(changed(raw, rng))
-            read += 1
-        except (UnreadableVolume, IncompleteVolume):
-            pass
-    return {"sent": count, "refused": count - read, "read": read}
 
 
 def fuzz_zmq(count: int, seed: int = 0) -> dict[str, int]:
@@ -129,7 +51,7 @@ def fuzz_zmq(count: int, seed: int = 0) -> dict[str, int]:
     source = ZmqSource(address)
     context = zmq.Context()
     pair = context.socket(zmq.PAIR)
-    pair.linger, pair.sndtimeo = 0, int(_WAIT_S * 1e3)
+    pair.linger, pair.sndtimeo = 0, int(WAIT_S * 1e3)
     try:
         pair.connect(f"tcp://{address}")
         for turn in range(count):
@@ -144,6 +66,8 @@ def fuzz_zmq(count: int, seed: int = 0) -> dict[str, int]:
                 case _:
                     pass
             pair.send_multipart(parts)
+            if turn % 64 == 63:
+                say(address.port, rng.bytes(int(rng.integers(1, 200))))
             while pair.poll(0):
                 pair.recv()
             if turn % 64 == 0:
@@ -169,13 +93,13 @@ def fuzz_afni(count: int, seed: int = 0) -> dict[str, int]:
     try:
         for turn in range(count):
             if turn % 4 == 3:
-                _say(address.port, changed(control, rng))
+                say(address.port, changed(control, rng))
                 continue
-            _say(address.port, control)
+            say(address.port, control)
             raw = changed(prolog, rng) + good.data.tobytes()
             if turn % 4 == 1:
                 raw = prolog + changed(good.data.tobytes(), rng)
-            _say(address.port - 1, raw)
+            say(address.port - 1, raw)
             source.poll(0.0)
         return _goes_on(source, lambda: AfniSender(address), count)
     finally:
@@ -196,51 +120,34 @@ def fuzz_dicom(count: int, seed: int = 0) -> dict[str, int]:
                 raw = request + b"\4\0" + length.to_bytes(4, "big") + rng.bytes(2000)
             elif turn % 4 == 2:
                 raw = bytes([int(rng.integers(1, 8)), 0]) + rng.bytes(int(rng.integers(1, 200)))
-            _say(address.port, raw)
+            say(address.port, raw)
             source.poll(0.0)
         return _goes_on(source, lambda: DicomSender(address, MosaicWriter("fuzz")), count)
     finally:
         source.close()
 
 
-def free_port() -> int:
-    """A port that nobody listens at, nor at the one below."""
-    while True:
-        with socket.socket() as upper, socket.socket() as lower:
-            upper.bind(("127.0.0.1", 0))
-            port = upper.getsockname()[1]
-            with contextlib.suppress(OSError):
-                lower.bind(("127.0.0.1", port - 1))
-                return port
-
-
-def fuzz(count: int, seed: int = 0) -> dict[str, Any]:
-    """All of it; a figure for each part, and how much memory this process took meanwhile."""
-    results: dict[str, Any] = {}
-    parts = {"headers": fuzz_headers, "zmq": fuzz_zmq, "afni": fuzz_afni, "dicom": fuzz_dicom}
-    for name, part in parts.items():
-        sent = max(int(count * SHARES[name]), 8)
+def fuzz(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """All of it; a row for each part, with the memory that this process took meanwhile."""
+    rows: list[dict[str, Any]] = []
+    for name, (share, part) in PARTS.items():
         part(8, seed)  # so that what is loaded once is loaded
         before, began_s = _resident_bytes(), time.perf_counter()
-        results[name] = dict(part(sent, seed)) | {
-            "seconds": round(time.perf_counter() - began_s, 1),
-            "grown_mb": round((_resident_bytes() - before) / 1e6, 1),
-        }
-    return results
+        found = part(max(int(count * share), 8), seed)
+        took_s, grown = time.perf_counter() - began_s, _resident_bytes() - before
+        rows.append({"to": name, **found, "seconds": round(took_s, 1), "grown MB": grown / 1e6})
+    return rows
 
 
-def _without_matrix(prolog: bytes) -> bytes:
-    """The geometry in words instead of a matrix."""
-    lines = [line for line in prolog.split(b"\n") if not line.startswith(b"OBLIQUE")]
-    return b"\n".join([*lines, b"XYZFIRST 7.5R 7A 6I", b""])
-
-
-def _say(port: int, raw: bytes) -> None:
-    """Connect, say something, and hang up when the other side does or has nothing to say."""
-    # refused or reset is an answer
-    with contextlib.suppress(OSError):
-        with socket.create_connection(("127.0.0.1", port), _WAIT_S) as connection:
-            connection.sendall(raw)
+PARTS: dict[str, tuple[float, Callable[[int, int], dict[str, int]]]] = {
+    "readers of headers and files": (0.80, fuzz_headers),
+    "ZeroMQ source": (0.12, fuzz_zmq),
+    "AFNI source": (0.04, fuzz_afni),
+    "C-STORE source": (0.01, fuzz_dicom),
+    "ZeroMQ sink": (0.02, fuzz_published),
+    "WebSocket sink": (0.01, fuzz_ws),
+}
+"""Share of all that is sent; a connection costs most."""
 
 
 def _association_request(address: Address, source: DicomSource) -> bytes:
@@ -277,7 +184,7 @@ def _goes_on(source: Any, sender: Callable[[], Any], count: int) -> dict[str, in
 
     thread = threading.Thread(target=send)  # what was malformed may still be on its way
     thread.start()
-    deadline_s, taken = time.monotonic() + _WAIT_S, False
+    deadline_s, taken = time.monotonic() + WAIT_S, False
     while not taken and time.monotonic() < deadline_s:
         came = [arrival for arrival in source.poll(0.2) if isinstance(arrival, Frame)]
         taken = any(np.array_equal(frame.data, wanted.data) for frame in came)
@@ -299,12 +206,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     args = parser.parse_args(argv)
-    results = fuzz(args.count, args.seed)
-    for name, found in results.items():
-        print(f"{name:8} " + "  ".join(f"{key} {value}" for key, value in found.items()))
-    if args.json:
-        document = {"command": " ".join(["python", *sys.argv]), "count": args.count}
-        args.json.write_text(json.dumps(document | {"results": results}, indent=1) + "\n")
+    about = machine(("pynetdicom", "pyzmq", "aiohttp"))
+    rows = fuzz(args.count, args.seed)
+    question = "what is malformed, thrown at everything that listens"
+    write({"question": question, **about, "seed": args.seed, "rows": rows}, args.json)
     return 0
 
 

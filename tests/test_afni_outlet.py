@@ -15,8 +15,8 @@ import threading
 import pytest
 
 from scanside.runtime.errors import InputError
+from scanside.runtime.realtime.address import Address
 from scanside.runtime.realtime.afni_outlet import EXTRAS, AfniOutlet
-from scanside.runtime.realtime.network_address import NetworkAddress
 from scanside.runtime.realtime.sinks import Sink, Sinks
 
 WAIT_S = 30.0
@@ -28,7 +28,7 @@ class Receiver:
     def __init__(self) -> None:
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.listening.settimeout(WAIT_S)
-        self.address = NetworkAddress(*self.listening.getsockname())
+        self.address = Address(*self.listening.getsockname())
         self.runs: list[list[tuple[float, ...]]] = []
         self.trouble: list[str] = []
         self._thread = threading.Thread(target=self._serve)
@@ -109,7 +109,7 @@ def test_every_volume_is_a_block_with_the_latest_answer_in_it():
 
 def test_the_bytes_are_those_of_the_description():
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        outlet = AfniOutlet(NetworkAddress(*listening.getsockname()))
+        outlet = AfniOutlet(Address(*listening.getsockname()))
         connection, _ = listening.accept()
         outlet.send(json.dumps(volume(3)))
         outlet.close()
@@ -138,7 +138,7 @@ def test_a_second_attempt_is_a_run_of_its_own():
 
 def test_a_receiver_that_dies_ends_the_sink_and_is_told():
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        sink = Sink("afni", AfniOutlet(NetworkAddress(*listening.getsockname())), capacity=10_000)
+        sink = Sink("afni", AfniOutlet(Address(*listening.getsockname())), capacity=10_000)
         listening.accept()[0].close()
     for number in range(5000):
         sink.put(json.dumps(volume(number)))
@@ -149,6 +149,6 @@ def test_a_receiver_that_dies_ends_the_sink_and_is_told():
 
 def test_nobody_listening_is_a_sentence():
     with socket.create_server(("127.0.0.1", 0)) as free:
-        address = NetworkAddress(*free.getsockname())
+        address = Address(*free.getsockname())
     with pytest.raises(InputError, match=r"no receiver there .*start realtime_receiver.py first"):
         AfniOutlet(address)

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from scanside.benchmarks.network_fuzz import free_port, volume
+from scanside.benchmarks.malformed import free_port, volume
 from scanside.runtime.errors import InputError
+from scanside.runtime.realtime.address import Address
 from scanside.runtime.realtime.afni_prolog import MARKER, read_prolog
 from scanside.runtime.realtime.afni_sender import prolog_bytes
 from scanside.runtime.realtime.afni_source import AfniSource
 from scanside.runtime.realtime.frame import Frame
-from scanside.runtime.realtime.listening import Address, Peers
+from scanside.runtime.realtime.listening import Peers
 from scanside.runtime.realtime.source import Arrival, Fault, FaultKind, UnreadableVolume
 
 MOST = 1 << 20

@@ -14,12 +14,12 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import JPEG2000, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE
 
-from scanside.benchmarks.network_fuzz import free_port, volume
+from scanside.benchmarks.malformed import free_port, volume
 from scanside.runtime.errors import InputError
+from scanside.runtime.realtime.address import Address
 from scanside.runtime.realtime.dicom_sender import store
 from scanside.runtime.realtime.dicom_source import DicomSource
 from scanside.runtime.realtime.frame import Frame
-from scanside.runtime.realtime.listening import Address
 from scanside.runtime.realtime.mosaic_writer import MosaicWriter
 from scanside.runtime.realtime.source import Arrival, Fault, FaultKind
 
@@ -199,13 +199,15 @@ def test_an_answer_that_crosses_garbage_ends_one_connection(source: DicomSource,
         rude.settimeout(WAIT_S)
         while not (associations := source._server.active_associations):
             pass
-        dul = associations[0].dul
+        association, dul = associations[0], associations[0].dul
+        while dul.state_machine.current_state != "Sta2":  # "waiting to be asked"
+            pass
         dul.state_machine.do_action("Evt7")  # "accept", before anything was asked for
         assert rude.recv(1) == b""
     (fault,) = take(source, 1)
     assert isinstance(fault, Fault)
     assert fault.detail == "a connection that broke"
-    for thread in (associations[0], dul):
+    for thread in (association, dul):
         thread.join(WAIT_S)
         assert not thread.is_alive()
 

@@ -15,9 +15,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scanside.benchmarks.network_fuzz import free_port
+from scanside.benchmarks.malformed import free_port
 from scanside.runtime.cli import main
 from scanside.runtime.errors import InputError
+from scanside.runtime.realtime.address import Address
 from scanside.runtime.realtime.afni_sender import AfniSender
 from scanside.runtime.realtime.afni_source import AfniSource
 from scanside.runtime.realtime.arrivals import Arrivals
@@ -25,7 +26,6 @@ from scanside.runtime.realtime.dicom_sender import DicomSender
 from scanside.runtime.realtime.dicom_source import DicomSource
 from scanside.runtime.realtime.faults import FaultRequest, Mishap, plan_run
 from scanside.runtime.realtime.frame import Frame
-from scanside.runtime.realtime.listening import Address
 from scanside.runtime.realtime.network_player import NetworkPlayer
 from scanside.runtime.realtime.replay import Manner
 from scanside.runtime.realtime.run_file import RunFile

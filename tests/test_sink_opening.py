@@ -9,7 +9,7 @@ import pytest
 
 from scanside.runtime.errors import InputError
 from scanside.runtime.realtime.access import Access
-from scanside.runtime.realtime.network_address import NetworkAddress, read_address
+from scanside.runtime.realtime.address import Address, resolved_address
 from scanside.runtime.realtime.sink_opening import Outgoing, check_sink, open_outlet, try_sink
 
 HERE = Outgoing()
@@ -23,10 +23,10 @@ EVERYWHERE = Outgoing(network=True)
         ("ws", "must be jsonl:PATH"),
         ("ws:", "must be jsonl:PATH"),
         ("tcp:9000", "must be jsonl:PATH"),
-        ("ws:0", "port must be a number from 1 to 65535"),
-        ("udp:localhost", "port must be a number from 1 to 65535"),
-        ("udp:127.0.0.1:70000", "port must be a number from 1 to 65535"),
-        ("zmq:127.0.0.1:٣٣", "port must be a number from 1 to 65535"),
+        ("ws:0", "must be PORT or HOST:PORT, ports 1 to 65535"),
+        ("udp:localhost", "must be PORT or HOST:PORT, ports 1 to 65535"),
+        ("udp:127.0.0.1:70000", "must be PORT or HOST:PORT, ports 1 to 65535"),
+        ("zmq:127.0.0.1:٣٣", "must be PORT or HOST:PORT, ports 1 to 65535"),
         ("udp:nowhere.invalid:9000", "no host 'nowhere.invalid' is known"),
         ("udp:192.0.2.1:9000", "192.0.2.1 is beyond this machine; say --network"),
         ("zmq:0.0.0.0:9000", "0.0.0.0 is beyond this machine; say --network"),
@@ -53,16 +53,16 @@ def test_beyond_this_machine_only_what_was_asked_for_is_let_through():
 @pytest.mark.parametrize(
     ("text", "address"),
     [
-        ("9000", NetworkAddress("127.0.0.1", 9000)),
-        ("localhost:9000", NetworkAddress("127.0.0.1", 9000)),
-        ("127.8.9.1:9000", NetworkAddress("127.8.9.1", 9000)),
-        ("[::1]:9000", NetworkAddress("::1", 9000)),
+        ("9000", Address("127.0.0.1", 9000)),
+        ("localhost:9000", Address("127.0.0.1", 9000)),
+        ("127.8.9.1:9000", Address("127.8.9.1", 9000)),
+        ("[::1]:9000", Address("::1", 9000)),
     ],
 )
-def test_an_address_without_a_host_is_this_machine(text: str, address: NetworkAddress):
-    assert read_address(text, text) == address
+def test_an_address_without_a_host_is_this_machine(text: str, address: Address):
+    assert resolved_address(text, text) == address
     assert address.local
-    assert str(NetworkAddress("::1", 9000)) == "[::1]:9000"
+    assert str(Address("::1", 9000)) == "[::1]:9000"
 
 
 def test_a_preflight_opens_and_leaves_nothing_behind(tmp_path: Path):
@@ -75,7 +75,7 @@ def test_a_preflight_opens_and_leaves_nothing_behind(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
     with socket.create_server(("127.0.0.1", port)):
         for kind in ("ws", "zmq"):
-            with pytest.raises(InputError, match="Address already in use; name another port"):
+            with pytest.raises(InputError, match="Address already in use; end what uses it"):
                 try_sink(f"{kind}:{port}", HERE)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scanside.benchmarks.network_fuzz import free_port
+from scanside.benchmarks.malformed import free_port
 from scanside.runtime.cli import main
 from scanside.runtime.errors import InputError
 from scanside.runtime.realtime.access import Access
@@ -58,7 +58,7 @@ def test_each_kind_opens_and_closes(kind: str):
         ("here", "must be PORT or HOST:PORT"),
         ("70000", "ports 1 to 65535"),
         ("scanner.example:7954", "must be an IP address of this machine"),
-        ("0.0.0.0:7954", "can be reached from other machines; say --network"),
+        ("0.0.0.0:7954", "is beyond this machine; say --network"),
     ],
 )
 def test_places_that_cannot_be(kind: str, place: str, said: str):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from scanside.runtime.realtime.network_address import NetworkAddress
+from scanside.runtime.realtime.address import Address
 from scanside.runtime.realtime.sinks import MessageRefused, Sink, Sinks
 from scanside.runtime.realtime.udp_outlet import MOST_BYTES, UdpOutlet
 
@@ -24,7 +24,7 @@ def listener() -> Iterator[socket.socket]:
 
 
 def outlet_to(listener: socket.socket) -> UdpOutlet:
-    return UdpOutlet(NetworkAddress(*listener.getsockname()))
+    return UdpOutlet(Address(*listener.getsockname()))
 
 
 def test_every_message_is_one_datagram_in_order(listener: socket.socket):
@@ -69,11 +69,11 @@ def test_nobody_listening_is_no_error_and_an_unreachable_network_is_counted():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    outlet = UdpOutlet(NetworkAddress("127.0.0.1", port))
+    outlet = UdpOutlet(Address("127.0.0.1", port))
     for _ in range(3):
         outlet.send("{}")
     outlet.close()
-    unreachable = UdpOutlet(NetworkAddress("255.255.255.255", 9))  # broadcast is not allowed us
+    unreachable = UdpOutlet(Address("255.255.255.255", 9))  # broadcast is not allowed us
     with pytest.raises(MessageRefused):
         unreachable.send("{}")
     assert unreachable.counts() == {"network unreachable": 1}

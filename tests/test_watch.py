@@ -199,7 +199,7 @@ def test_the_preflight_fails_for_what_would_fail(
         (("--sink", "tcp:9000"), "--sink must be jsonl:PATH"),
         (("--sink", "ws:0.0.0.0:9000"), "0.0.0.0 is beyond this machine; say --network"),
         (("--sink", "ws:0.0.0.0:9000", "--network"), "give --tls-certificate and --tls-key"),
-        (("--sink", "udp:nobody"), "the port must be a number from 1 to 65535"),
+        (("--sink", "udp:nobody"), "must be PORT or HOST:PORT, ports 1 to 65535"),
         (("--sink", "afni:127.0.0.1:1"), "start realtime_receiver.py first"),
         (("--token-file", "nowhere"), "nowhere cannot be read as the file of a token"),
         (("--gate", "2"), "--gate must be a confidence from 0 to 1"),

@@ -20,7 +20,7 @@ import pytest
 from scanside.runtime.errors import InputError
 from scanside.runtime.png import write_png
 from scanside.runtime.realtime.access import Access
-from scanside.runtime.realtime.network_address import NetworkAddress
+from scanside.runtime.realtime.address import Address
 from scanside.runtime.realtime.sinks import Sink, SinkReport, Sinks
 from scanside.runtime.realtime.ws_outlet import WsOutlet
 
@@ -38,7 +38,7 @@ class Served:
     """A sink that serves, and what a client needs to know of it."""
 
     def __init__(self, access: Access, folder: Path | None) -> None:
-        self.outlet = WsOutlet(NetworkAddress(HERE, 0), access, folder)
+        self.outlet = WsOutlet(Address(HERE, 0), access, folder)
         self.port = self.outlet.port
         self.sinks = Sinks([Sink("ws", self.outlet)])
         scheme = "https" if access.certificate else "http"
@@ -383,7 +383,7 @@ def test_tls_carries_messages_and_plain_text_on_its_port_is_counted(serve, certi
 
 
 def test_beyond_this_machine_token_and_tls_are_needed(certificate):
-    anywhere = NetworkAddress("0.0.0.0", 0)
+    anywhere = Address("0.0.0.0", 0)
     with pytest.raises(InputError, match="give --tls-certificate and --tls-key"):
         WsOutlet(anywhere, Access(token=TOKEN))
     with pytest.raises(InputError, match="give --token-file, or set SCANSIDE_TOKEN"):
@@ -396,5 +396,5 @@ def test_beyond_this_machine_token_and_tls_are_needed(certificate):
 
 def test_an_address_in_use_is_a_sentence(serve):
     served = serve()
-    with pytest.raises(InputError, match=r"cannot be opened: Address already in use; name another"):
-        WsOutlet(NetworkAddress(HERE, served.port))
+    with pytest.raises(InputError, match=r"cannot listen at .* in use"):
+        WsOutlet(Address(HERE, served.port))

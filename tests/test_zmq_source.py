@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import zmq
 
-from scanside.benchmarks.network_fuzz import free_port
+from scanside.benchmarks.malformed import free_port
 from scanside.runtime.errors import InputError
+from scanside.runtime.realtime.address import Address
 from scanside.runtime.realtime.frame import Frame
-from scanside.runtime.realtime.listening import Address
 from scanside.runtime.realtime.source import Arrival, Fault, FaultKind, UnreadableVolume
 from scanside.runtime.realtime.zmq_header import read_header
 from scanside.runtime.realtime.zmq_keys import CurveKeys

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..errors import InputError
-from .network_address import NetworkAddress
+from .address import Address
 
 TOKEN_VARIABLE = "SCANSIDE_TOKEN"
 LEAST_TOKEN = 16
@@ -111,7 +111,7 @@ def read_token(path: Path | None) -> str | None:
     return token
 
 
-def check_access(access: Access, address: NetworkAddress, what: str) -> None:
+def check_access(access: Access, address: Address, what: str) -> None:
     """Refuse to serve beyond this machine without token and TLS; an InputError says what lacks."""
     if access.tls() is None and not address.local:
         raise InputError(

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InputError
-from .network_address import NetworkAddress
+from .address import Address
 
 PORT = 53214
 """Where AFNI's receiver listens unless told otherwise."""
@@ -44,7 +44,7 @@ class AfniOutlet:
 
     Parameters
     ----------
-    address : NetworkAddress
+    address : Address
         Where it listens.
 
     Raises
@@ -53,7 +53,7 @@ class AfniOutlet:
         Nobody listens there.
     """
 
-    def __init__(self, address: NetworkAddress) -> None:
+    def __init__(self, address: Address) -> None:
         self._address = address
         self._motion = [0.0] * 6
         self._answer = [_NONE] * len(EXTRAS)

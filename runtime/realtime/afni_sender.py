@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .address import Address
 from .faults import Delivery, Mishap
-from .listening import Address
 from .volume_writer import WrittenVolume
 
 _TIMEOUT_S = 10.0

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 
+from .address import Address
 from .afni_prolog import MARKER, MAX_PROLOG_BYTES, Prolog, read_prolog
-from .allowance import Allowance
+from .bell import Bell, Silent, Stopped
 from .frame import Frame, series_identity
-from .inbox import Inbox
-from .listening import Address, Bell, Peers, Silent, Stopped, listen, refuse_open
-from .source import Arrival, FaultKind, UnreadableVolume
+from .listening import Peers, listen, refuse_open
+from .listening_source import ListeningSource
+from .source import FaultKind, UnreadableVolume
 from .wire import TooMuch, Wire
 
 _MAX_CONTROL_BYTES = 1024
@@ -35,7 +34,7 @@ _PROLOG_S = 60.0
 """And says what its data will be."""
 
 
-class AfniSource:
+class AfniSource(ListeningSource):
     """Frames of AFNI's real-time stream.
 
     Parameters
@@ -57,8 +56,6 @@ class AfniSource:
         One of the two ports is in use, or the address is beyond this machine and no peer is named.
     """
 
-    exhausted = False
-
     def __init__(
         self,
         address: Address,
@@ -71,9 +68,7 @@ class AfniSource:
         self._peers = peers or Peers()
         refuse_open(address, self._peers, f"'source' afni:{address}", "AFNI's protocol")
         self._patience_s = max(patience_trs * pace_s, _CONTROL_S)
-        self._inbox = Inbox(clock)
-        self._clock = clock
-        self._allowance = Allowance()
+        super().__init__(clock)
         self._series = 0
         self._address = address
         self._control = listen(address, "'source' afni")
@@ -83,25 +78,13 @@ class AfniSource:
             self._control.close()
             raise
         self._bell = Bell()
-        self._thread = threading.Thread(target=self._serve, name="afni-source", daemon=True)
-        self._thread.start()
+        self._begin(self._serve, "afni-source")
 
-    @property
-    def refused(self) -> Counter[str]:
-        """How often something was refused, by kind of fault."""
-        return self._inbox.refused
+    def _stop(self) -> None:
+        self._bell.ring()
 
-    def poll(self, timeout_s: float) -> list[Arrival]:
-        """Wait for at most `timeout_s` seconds; what has come, oldest first, possibly nothing."""
-        return self._inbox.take(timeout_s)
-
-    def close(self) -> None:
-        """End the thread and give the ports back."""
-        if self._thread.is_alive():
-            self._inbox.close()
-            self._bell.ring()
-            self._thread.join()
-            self._bell.close()
+    def _stopped(self) -> None:
+        self._bell.close()
 
     def _serve(self) -> None:
         """One sender after another, as AFNI does."""
@@ -220,6 +203,3 @@ class AfniSource:
 
     def _identity(self, channel: int) -> str:
         return series_identity(f"afni {self._series} {channel}", self._series)
-
-    def _refuse(self, detail: str) -> None:
-        self._inbox.fault(FaultKind.UNREADABLE, detail)

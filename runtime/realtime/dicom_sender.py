@@ -13,8 +13,8 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
 from ..errors import InputError
+from .address import Address
 from .faults import Delivery, Mishap
-from .listening import Address
 from .volume_writer import VolumeWriter, WrittenVolume
 
 _TITLE = "SCANNER"

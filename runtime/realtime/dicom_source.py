@@ -9,19 +9,19 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from pydicom import uid
 from pynetdicom import AE, evt
 
-from .allowance import MAX_VOLUME_BYTES, Allowance
+from .address import Address
+from .allowance import MAX_VOLUME_BYTES
 from .dicom_guard import MAX_PDU_BYTES, GuardedServer, GuardedStates, guard_of, wake
 from .dicom_slices import SliceFile
 from .dicom_volume import read_dicom
-from .inbox import Inbox
-from .listening import Address, Peers, cannot_listen, refuse_open
+from .listening import Peers, cannot_listen, refuse_open
+from .listening_source import ListeningSource
 from .slice_gathering import SliceGathering
 from .source import Arrival, FaultKind, IncompleteVolume, UnreadableVolume
 
@@ -37,7 +37,7 @@ _SUCCESS, _CANNOT_UNDERSTAND, _CANNOT_READ = 0x0000, 0xC000, 0xA900
 """Statuses of C-STORE, PS3.4 table B.2-1."""
 
 
-class DicomSource:
+class DicomSource(ListeningSource):
     """Frames from a DICOM node of our own.
 
     Parameters
@@ -61,8 +61,6 @@ class DicomSource:
         The address is in use, or is beyond this machine and no peer is named.
     """
 
-    exhausted = False
-
     def __init__(
         self,
         address: Address,
@@ -75,44 +73,32 @@ class DicomSource:
     ) -> None:
         peers = peers or Peers()
         refuse_open(address, peers, f"'source' dicom:{address}", "C-STORE")
-        self._clock = clock
+        super().__init__(clock)
         self._first_number = first_number
-        self._inbox = Inbox(clock)
-        self._allowance = Allowance()
         self._gathering = SliceGathering(patience_trs * pace_s)
         self._reading = threading.Lock()
         self._server = self._open(address, peers)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_WAKE_S,), name="dicom-source", daemon=True
-        )
-        self._thread.start()
-
-    @property
-    def refused(self) -> Counter[str]:
-        """How often something was refused, by kind of fault."""
-        return self._inbox.refused
+        self._begin(lambda: self._server.serve_forever(_WAKE_S), "dicom-source")
 
     def poll(self, timeout_s: float) -> list[Arrival]:
         """Wait for at most `timeout_s` seconds; what has come, oldest first, possibly nothing."""
-        arrivals = self._inbox.take(timeout_s)
+        arrivals = super().poll(timeout_s)
         with self._reading:
             return arrivals + self._gathering.tick(self._clock())
 
-    def close(self) -> None:
-        """End every association and give the port back."""
-        if self._thread.is_alive():
-            self._inbox.close()
-            self._server.shutdown()
-            self._thread.join()
-            for association in self._server.active_associations:
-                # abort() would wait for a peer that may never answer
-                if guard := guard_of(association):
-                    guard.hang_up()
-                wake(association)
-                association.kill()
-                association.join()
-            for guard in list(self._server.opened):  # a thread that is ended leaves its own open
-                guard.close()
+    def _stop(self) -> None:
+        self._server.shutdown()
+
+    def _stopped(self) -> None:
+        for association in self._server.active_associations:
+            # abort() would wait for a peer that may never answer
+            if guard := guard_of(association):
+                guard.hang_up()
+            wake(association)
+            association.kill()
+            association.join()
+        for guard in list(self._server.opened):  # a thread that is ended leaves its own open
+            guard.close()
 
     def _open(self, address: Address, peers: Peers) -> Any:
         node: Any = AE(ae_title=TITLE)
@@ -143,7 +129,7 @@ class DicomSource:
                 server_class=GuardedServer,
             )
         except OSError as exc:
-            raise cannot_listen(address, "'source' dicom", exc) from exc
+            raise cannot_listen(address, "'source' dicom", exc.errno) from exc
         server.peers = peers
         server.most_bytes = self._most_bytes
         server.told = self._refuse
@@ -152,9 +138,6 @@ class DicomSource:
 
     def _most_bytes(self) -> int:
         return min(MAX_VOLUME_BYTES, self._allowance.bytes + _HEADERS_BYTES)
-
-    def _refuse(self, detail: str) -> None:
-        self._inbox.fault(FaultKind.UNREADABLE, detail)
 
     def _store(self, event: Any) -> int:
         """Take a file in."""

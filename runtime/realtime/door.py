@@ -15,8 +15,8 @@ from typing import Any
 
 from aiohttp import web
 
-from ..errors import InputError
-from .network_address import NetworkAddress
+from .address import Address
+from .listening import listen
 
 _RATE_HZ = 20.0
 """Connections a second; each takes about a millisecond of this process."""
@@ -37,20 +37,11 @@ _NO_LOG.setLevel(logging.CRITICAL + 1)
 _NOT_TLS = ("HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL", "UNKNOWN_PROTOCOL")
 
 
-def listen(address: NetworkAddress) -> socket.socket:
+def open_door(address: Address) -> socket.socket:
     """A socket that listens; an InputError if the address is in use or not of this machine."""
-    listening = socket.socket(address.family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        listening.bind((address.host, address.port))
-        listening.listen(_BACKLOG)
-        listening.setblocking(False)
-    except OSError as exc:
-        listening.close()
-        raise InputError(
-            f"'sink' ws:{address} cannot be opened: {exc.strerror}; name another port"
-        ) from exc
+    listening = listen(address, "'sink' ws", _BACKLOG)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    listening.setblocking(False)
     return listening
 
 

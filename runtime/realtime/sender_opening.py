@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import InputError
-from .listening import Address
+from .address import resolved_address
 from .network_player import Sender
 from .volume_writer import VolumeWriter
 
@@ -34,7 +34,7 @@ def open_sender(text: str, writer: VolumeWriter, token: str | None = None) -> Se
         Nobody listens there, or a format that is not DICOM.
     """
     kind, _, place = text.partition(":")
-    address = Address.parse(place, f"'to' {kind}:")
+    address = resolved_address(place, f"'to' {kind}:")
     if kind == "zmq":
         from .zmq_sender import ZmqSender
 

@@ -9,7 +9,7 @@ and no brain.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,22 +68,24 @@ class SimulatedRun:
     Parameters
     ----------
     config : Simulation
+    trials : sequence of Trial, optional
+        What is played in turn, instead of the shipped trials; `config.trials` chooses from these.
 
     Attributes
     ----------
     stimuli : list of Stimulus
-        Their type is the name of the shipped trial.
+        Their type is the name of the trial that they play.
     truths : list of Trial
-        The shipped trial of each.
+        That trial of each.
     affine : (4, 4) float64
         Oblique, as scanners deliver it.
     """
 
-    def __init__(self, config: Simulation) -> None:
+    def __init__(self, config: Simulation, trials: Sequence[Trial] | None = None) -> None:
         self.config = config
         self.affine = _affine(config)
-        shipped = read_trials(REFERENCE.parent / "trials")
-        chosen = [t for t in shipped if not config.trials or t.name in config.trials]
+        given = read_trials(REFERENCE.parent / "trials") if trials is None else trials
+        chosen = [t for t in given if not config.trials or t.name in config.trials]
         onsets = _onsets(config)
         self.truths: list[Trial] = [chosen[i % len(chosen)] for i in range(len(onsets))]
         self.stimuli = [

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from ..errors import InputError
 from .access import Access, check_access
+from .address import Address, keep_within, resolved_address
 from .afni_outlet import PORT, AfniOutlet
 from .files_outlet import FilesOutlet, check_folder
 from .lsl_outlet import LslOutlet
-from .network_address import NetworkAddress, keep_within, read_address
 from .sinks import JsonLines, Outlet
 from .udp_outlet import UdpOutlet
 
@@ -118,8 +118,9 @@ def _split(text: str) -> tuple[str, str]:
     raise InputError(f"'sink' must be {KINDS}; got {text!r}")
 
 
-def _address(text: str, outgoing: Outgoing) -> NetworkAddress:
+def _address(text: str, outgoing: Outgoing) -> Address:
     kind, rest = _split(text)
-    address = read_address(rest, text, PORT if kind == "afni" else None)
-    keep_within(address, text, network=outgoing.network)
+    what = f"'sink' {text}:"
+    address = resolved_address(rest, what, PORT if kind == "afni" else None)
+    keep_within(address, what, network=outgoing.network)
     return address

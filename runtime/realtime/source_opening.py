@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from .address import keep_within, own_address
 from .file_source import FileSource
 from .folder_source import FolderSource
-from .listening import Address, Peers
+from .listening import Peers
 from .memory import Memory
 from .session_config import SessionConfig
 from .source import Source
@@ -38,7 +39,7 @@ def source_identity(text: str) -> str:
     """What names a source in a run's journal: the same for the same place, however it is worded."""
     kind, place = split_source(text)
     if kind in NETWORK:
-        return f"{kind}:{Address.parse(place, _words(kind))}"
+        return f"{kind}:{own_address(place, _words(kind))}"
     return f"{kind}:{Path(place).resolve()}"
 
 
@@ -77,12 +78,8 @@ def _open_network(
     place: str,
     clock: Callable[[], float],
 ) -> Source:
-    address, peers = Address.parse(place, _words(kind)), Peers.parse(request.peers)
-    if not (address.local or request.network):
-        raise InputError(
-            f"{_words(kind)} {address} can be reached from other machines; say --network if that "
-            "is meant"
-        )
+    address, peers = own_address(place, _words(kind)), Peers.parse(request.peers)
+    keep_within(address, _words(kind), network=request.network)
     if kind == "zmq":
         from .zmq_source import ZmqSource
 

@@ -11,7 +11,7 @@ import json
 import socket
 from typing import Any
 
-from .network_address import NetworkAddress
+from .address import Address
 from .sinks import MessageRefused
 
 MOST_BYTES = 1432
@@ -25,11 +25,11 @@ class UdpOutlet:
 
     Parameters
     ----------
-    address : NetworkAddress
+    address : Address
         Whom to.
     """
 
-    def __init__(self, address: NetworkAddress) -> None:
+    def __init__(self, address: Address) -> None:
         self._to = (address.host, address.port)
         # not connected: that nobody listens yet must not come back as an error
         self._socket = socket.socket(address.family, socket.SOCK_DGRAM)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 
-from .listening import Bell, Silent
+from .bell import Bell, Silent
 
 
 class TooMuch(Exception):

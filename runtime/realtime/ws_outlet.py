@@ -9,10 +9,10 @@ from collections import Counter
 from pathlib import Path
 
 from .access import Access, check_access
+from .address import Address
 from .announced import Announced
-from .door import listen
+from .door import open_door
 from .feedback_server import FeedbackServer
-from .network_address import NetworkAddress
 
 _PATIENCE_S = 5.0
 """How long the server's thread may take for one message."""
@@ -23,7 +23,7 @@ class WsOutlet:
 
     Parameters
     ----------
-    address : NetworkAddress
+    address : Address
         Where to listen; port 0 takes any that is free.
     access : Access
         Who may subscribe.
@@ -37,12 +37,12 @@ class WsOutlet:
     """
 
     def __init__(
-        self, address: NetworkAddress, access: Access | None = None, folder: Path | None = None
+        self, address: Address, access: Access | None = None, folder: Path | None = None
     ) -> None:
         access = access or Access()
         check_access(access, address, f"ws:{address}")
         tls = access.tls()
-        listening = listen(address)
+        listening = open_door(address)
         self.port: int = listening.getsockname()[1]
         self._announced = Announced(folder)
         self._counts: Counter[str] = Counter()

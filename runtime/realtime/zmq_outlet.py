@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from typing import Any
 
 import zmq
 
-from ..errors import InputError
+from .address import Address
 from .latest import Latest
-from .network_address import NetworkAddress
+from .listening import cannot_listen
 
 TOPICS = ("state", "volume", "preview", "token", "answer", "fault", "end")
 _WAITING = 1000
@@ -34,7 +33,7 @@ class ZmqOutlet:
 
     Parameters
     ----------
-    address : NetworkAddress
+    address : Address
         Where to listen.
 
     Raises
@@ -43,7 +42,7 @@ class ZmqOutlet:
         The address is in use, or not of this machine.
     """
 
-    def __init__(self, address: NetworkAddress) -> None:
+    def __init__(self, address: Address) -> None:
         self._latest = Latest()
         self._subscribed = self._refused = 0
         self._context = zmq.Context()
@@ -64,10 +63,7 @@ class ZmqOutlet:
             self._socket.bind(f"tcp://{address}")
         except zmq.ZMQError as exc:
             self.close()
-            said = os.strerror(exc.errno or 0)
-            raise InputError(
-                f"'sink' zmq:{address} cannot be opened: {said}; name another port"
-            ) from exc
+            raise cannot_listen(address, "'sink' zmq", exc.errno) from exc
 
     def send(self, message: str) -> None:
         """Publish one message, after the state if somebody is new."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .address import Address
 from .faults import Delivery, Mishap
-from .listening import Address
 from .volume_writer import WrittenVolume
 from .zmq_header import header_bytes
 from .zmq_keys import CurveKeys

@@ -8,21 +8,18 @@ keys of ZeroMQ's own encryption are made (`zmq_keys.py`).
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ..errors import InputError
-from .allowance import MAX_VOLUME_BYTES, Allowance
-from .frame import Frame, series_identity
-from .inbox import Inbox
-from .listening import Address, Bell, Stopped, cannot_listen
-from .source import Arrival, FaultKind, UnreadableVolume
-from .zmq_header import MAX_HEADER_BYTES, VolumeHeader, read_header
+from .address import Address
+from .allowance import MAX_VOLUME_BYTES
+from .bell import Bell, Stopped
+from .listening import cannot_listen
+from .listening_source import ListeningSource
+from .source import FaultKind
+from .zmq_frames import ZmqFrames
 from .zmq_keys import CurveKeys
 
 _QUEUED = 2
@@ -34,7 +31,7 @@ _ZAP = "inproc://zeromq.zap.01"
 """Where ZeroMQ asks whether a client may connect. https://rfc.zeromq.org/spec/27/"""
 
 
-class ZmqSource:
+class ZmqSource(ListeningSource):
     """Frames that are sent to a PAIR socket.
 
     Parameters
@@ -52,8 +49,6 @@ class ZmqSource:
         The address is in use, or is beyond this machine and there is no token.
     """
 
-    exhausted = False
-
     def __init__(
         self,
         address: Address,
@@ -66,32 +61,19 @@ class ZmqSource:
                 f"'source' zmq:{address} is beyond this machine: give --token-file, or set "
                 "SCANSIDE_TOKEN"
             )
-        self._clock = clock
-        self._inbox = Inbox(clock)
-        self._frames = _Frames(self._inbox, clock)
+        super().__init__(clock)
+        self._frames = ZmqFrames(self._inbox, self._allowance, clock)
         self._bell = Bell()
         self._keys = None if address.local or token is None else CurveKeys.of(token)
         self._open(address)
-        self._thread = threading.Thread(target=self._serve, name="zmq-source", daemon=True)
-        self._thread.start()
+        self._begin(self._serve, "zmq-source")
 
-    @property
-    def refused(self) -> Counter[str]:
-        """How often something was refused, by kind of fault."""
-        return self._inbox.refused
+    def _stop(self) -> None:
+        self._bell.ring()
 
-    def poll(self, timeout_s: float) -> list[Arrival]:
-        """Wait for at most `timeout_s` seconds; what has come, oldest first, possibly nothing."""
-        return self._inbox.take(timeout_s)
-
-    def close(self) -> None:
-        """End the thread and give the port back."""
-        if self._thread.is_alive():
-            self._inbox.close()
-            self._bell.ring()
-            self._thread.join()
-            self._context.term()
-            self._bell.close()
+    def _stopped(self) -> None:
+        self._context.term()
+        self._bell.close()
 
     def _open(self, address: Address) -> None:
         import zmq
@@ -119,7 +101,7 @@ class ZmqSource:
             self._shut()
             self._context.term()
             self._bell.close()
-            raise cannot_listen(address, "'source' zmq", OSError(exc.errno, exc.strerror)) from exc
+            raise cannot_listen(address, "'source' zmq", exc.errno) from exc
 
     def _shut(self) -> None:
         self._socket.disable_monitor()
@@ -190,77 +172,3 @@ def _hello(part: Any) -> str | None:
         return None
     raw = bytes(part.buffer)
     return raw.decode() if raw.isascii() and raw.lower().startswith(b"hello") else None
-
-
-class _Frames:
-    """Messages to frames."""
-
-    def __init__(self, inbox: Inbox, clock: Callable[[], float]) -> None:
-        self._inbox = inbox
-        self._clock = clock
-        self._allowance = Allowance()
-        self._session = 0
-        self._any = False
-        self._header: VolumeHeader | None = None
-        """Of a volume whose bytes come in a message of their own."""
-
-    def hello(self) -> None:
-        """A sender begins: another series, if volumes have come already."""
-        self._header = None
-        self._session += self._any
-        self._any = False
-
-    def take(self, parts: list[memoryview]) -> str | None:
-        """Take a message in; the answer that its sender waits for, None if more must come."""
-        arrived_s = self._clock()
-        header, body = self._header, parts[-1]
-        self._header = None
-        if len(parts) == 2 or header is None or _another_header(header, body):
-            if header is not None:
-                self._cut_off(header, 0)
-            try:
-                header = read_header(bytes(parts[0][: MAX_HEADER_BYTES + 1]), self._allowance.bytes)
-            except UnreadableVolume as exc:
-                self._inbox.fault(FaultKind.UNREADABLE, str(exc))
-                return "refused"
-            if len(parts) == 1:
-                self._header = header
-                return None
-        return self._volume(header, body, arrived_s)
-
-    def _volume(self, header: VolumeHeader, body: memoryview, arrived_s: float) -> str:
-        if len(body) < header.size_bytes:
-            self._cut_off(header, len(body))
-            return f"refused volIdx {header.number}"
-        if len(body) > header.size_bytes:
-            detail = f"{len(body)} bytes where its header promises {header.size_bytes}"
-            self._inbox.fault(FaultKind.UNREADABLE, detail, header.number, self._series(header))
-            return f"refused volIdx {header.number}"
-        data = np.frombuffer(body, header.dtype).reshape(header.shape)
-        frame = Frame(
-            number=header.number,
-            data=data.astype(header.dtype.newbyteorder("="), copy=False),
-            affine=header.affine,
-            tr_s=header.tr_s,
-            series=self._series(header),
-            arrived_s=arrived_s,
-            acquired_s=header.acquired_s,
-        )
-        self._any = True
-        self._allowance.came(header.size_bytes)
-        self._inbox.put(frame)
-        return f"received volIdx {header.number}"
-
-    def _cut_off(self, header: VolumeHeader, found: int) -> None:
-        detail = f"{found} of {header.size_bytes} bytes"
-        self._inbox.fault(FaultKind.TRUNCATED, detail, header.number, self._series(header))
-
-    def _series(self, header: VolumeHeader) -> str:
-        if header.series is None:
-            return series_identity(f"zmq {self._session}")
-        return series_identity(f"zmq series {header.series}")
-
-
-def _another_header(header: VolumeHeader, body: memoryview) -> bool:
-    """Whether a header comes where a volume's bytes should."""
-    return len(body) != header.size_bytes and bytes(body[:1]) == b"{"
