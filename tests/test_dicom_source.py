@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from pynetdicom import AE
 from scanside.benchmarks.malformed import free_port, volume
 from scanside.runtime.errors import InputError
 from scanside.runtime.realtime.address import Address
-from scanside.runtime.realtime.dicom_sender import store
+from scanside.runtime.realtime.dicom_sender import DicomSender, store
 from scanside.runtime.realtime.dicom_source import DicomSource
+from scanside.runtime.realtime.faults import Delivery
 from scanside.runtime.realtime.frame import Frame
 from scanside.runtime.realtime.mosaic_writer import MosaicWriter
 from scanside.runtime.realtime.source import Arrival, Fault, FaultKind
@@ -210,6 +212,34 @@ def test_an_answer_that_crosses_garbage_ends_one_connection(source: DicomSource,
     for thread in (association, dul):
         thread.join(WAIT_S)
         assert not thread.is_alive()
+
+
+def test_a_sender_waits_while_too_many_others_are_there(source: DicomSource, port: int):
+    others = [associated(port) for _ in range(4)]
+    refused = threading.Event()
+
+    def send() -> None:
+        sending = DicomSender(Address("127.0.0.1", port), MosaicWriter("test"))
+        sending.send(volume(3), Delivery(due_trs=1.0, number=3))
+        sending.close()
+
+    class Listening(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "Rejected Transient" in record.getMessage():
+                refused.set()
+
+    logging.getLogger("pynetdicom").addHandler(listening := Listening())
+    thread = threading.Thread(target=send)
+    thread.start()
+    assert refused.wait(WAIT_S)
+    others.pop().release()
+    (frame,) = take(source, 1)
+    assert isinstance(frame, Frame)
+    assert frame.number == 3
+    thread.join()
+    logging.getLogger("pynetdicom").removeHandler(listening)
+    for other in others:
+        other.release()
 
 
 def test_closing_waits_for_nobody(port: int):

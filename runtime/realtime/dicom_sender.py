@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import socket
+import time
 from io import BytesIO
 from typing import Any
 
@@ -19,6 +20,9 @@ from .volume_writer import VolumeWriter, WrittenVolume
 
 _TITLE = "SCANNER"
 _TIMEOUT_S = 10.0
+_AGAIN_S = 0.2
+_TRANSIENT = 2
+"""How a node rejects what it may take later, PS3.8 table 9-21."""
 _PRIORITY_LOW = 2
 
 
@@ -95,10 +99,12 @@ class DicomSender:
             socket.create_connection(place, _TIMEOUT_S).close()
         except OSError as exc:
             raise trouble from exc
-        association = self._associate()
-        if not association.is_established:
+        deadline_s = time.monotonic() + _TIMEOUT_S
+        while not (association := self._associate()).is_established:
             self._close_sockets()
-            raise trouble
+            if not _busy(association) or time.monotonic() > deadline_s:
+                raise trouble
+            time.sleep(_AGAIN_S)
         return association
 
     def _connected(self, event: Any) -> None:
@@ -108,6 +114,12 @@ class DicomSender:
         """pynetdicom leaves its own open when the other side has ended the connection first."""
         while self._sockets:
             self._sockets.pop().close()
+
+
+def _busy(association: Any) -> bool:
+    """Whether a node that did not agree has too many others now, and may be asked again."""
+    answer = association.acceptor.primitive
+    return answer is None or answer.result == _TRANSIENT
 
 
 def store(association: Any, dataset: Any) -> int | None:
