@@ -1,0 +1,54 @@
+"""TensorRT 10 and 11 behind one adapter, the lean runtime among them.
+
+    gpu = Gpu.open(device="tensorrt")
+    engine = open_tensorrt(bundle, "encoder", bundle.path("encoder.onnx"), gpu)
+
+Precision lives in the ONNX file and shapes are static, so nothing is left that the two versions do
+differently: no precision flags, no calibration, no profiles.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..bundle import Bundle
+from .driver import probe
+from .engine_cache import need_engine
+from .fingerprint import PORTABLE
+from .gpu import Gpu
+from .native_engine import NativeEngine
+from .scratch import Scratch
+from .tensorrt_builder import tensorrt_fingerprint
+from .tensorrt_library import library
+
+
+def open_tensorrt(
+    bundle: Bundle, stage: str, path: Path, gpu: Gpu, scratch: Scratch | None = None
+) -> NativeEngine:
+    """Open the engine of a stage, from the user's cache.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    stage : str
+    path : Path
+        The stage's .onnx file.
+    gpu : Gpu
+        Opened before: without a driver the library must not be touched, the lean runtime would end
+        the process.
+    scratch : Scratch, optional
+        Memory for intermediate tensors that engines on this stream share.
+
+    Raises
+    ------
+    MissingExtraError
+        TensorRT is not installed.
+    DeviceError
+        Another version than 10 and 11, a driver that is too old, or no engine that may run here;
+        the message says why of each that was found, and how to make one.
+    """
+    lib = library("tensorrt")
+    lib.need_driver(probe())
+    flags = ("strongly-typed",) if lib.builds else ("strongly-typed", PORTABLE)
+    candidate = need_engine(bundle, stage, tensorrt_fingerprint(lib, path, gpu.card, flags))
+    return NativeEngine(stage, candidate.path.read_bytes(), lib, gpu, scratch=scratch)
