@@ -15,7 +15,7 @@ STAGES = (
     "preview_decoder", "image_encoder", "localizer", "concept_encoder",
 )  # fmt: skip
 DEVICES = ("cpu", "cuda", "rtx", "tensorrt")
-AVAILABLE = {stage: ("cpu",) for stage in STAGES} | {"preprocess": ("cpu", "cuda")}
+AVAILABLE = {stage: ("cpu", "cuda") for stage in STAGES}
 """What this version runs each stage on."""
 
 
@@ -50,6 +50,11 @@ def stage_devices(device: str | Mapping[str, str]) -> dict[str, str]:
                 f"{', '.join(AVAILABLE[stage])} only; use device='cpu' for it"
             )
     return chosen
+
+
+def on_gpu(devices: Mapping[str, str]) -> bool:
+    """Whether any stage is meant to run on a GPU."""
+    return any(name != "cpu" for name in devices.values())
 
 
 def _parse(text: str) -> dict[str, str]:

@@ -36,18 +36,30 @@ class LanguageModel:
         CPU threads.
     kv : {"f16", "f32"}
         Type of the KV cache.
+    device : {"cpu", "cuda"}
+        Where llama.cpp computes.
 
     Raises
     ------
     BundleError
         The file cannot be loaded, or does not fit the manifest.
+    DeviceError
+        This build of llama.cpp does not compute on a GPU, or would do so only in part.
     """
 
-    def __init__(self, path: Path, spec: LanguageSpec, *, threads: int, kv: KVType = "f16") -> None:
+    def __init__(
+        self,
+        path: Path,
+        spec: LanguageSpec,
+        *,
+        threads: int,
+        kv: KVType = "f16",
+        device: str = "cpu",
+    ) -> None:
         self.spec = spec
         self._threads = threads
         self._kv: KVType = kv
-        self._model = LlamaModel(path)
+        self._model = LlamaModel(path, device)
         self.provider = self._model.provider
         try:
             self._check(path)

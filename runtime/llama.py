@@ -7,13 +7,14 @@ checked here and in `llama_cache.py`, in Python, before anything reaches it.
 from __future__ import annotations
 
 import ctypes
+import re
 import weakref
 from collections import deque
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import BundleError, InputError, MissingExtraError
+from .errors import BundleError, DeviceError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from .llama_cache import LlamaCache
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 _NO_VOCABULARY = 0
 _NO_TOKEN = -1
 
+_ALL_LAYERS = 1 << 20
+_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+
 _log: deque[str] = deque(maxlen=8)
+_offloaded: list[tuple[int, int]] = []
+"""Layers on a GPU and layers at all, of the models that were loaded, as llama.cpp says."""
 _kept: list[Any] = []
 
 
@@ -36,6 +42,9 @@ def llama_cpp() -> Any:
         ) from exc
 
     def remember(level: int, text: bytes, _: Any) -> None:
+        told = _OFFLOADED.search(text.decode(errors="replace"))
+        if told:
+            _offloaded.append((int(told[1]), int(told[2])))
         if level in (2, 3):  # warning, error
             _log.append(text.decode(errors="replace").strip())
 
@@ -73,25 +82,37 @@ class LlamaModel:
     ----------
     path : Path
         The .gguf file.
+    device : {"cpu", "cuda"}
+        Where its layers lie and are computed: all of them, or it is an error.
 
     Raises
     ------
     BundleError
         The file cannot be loaded, or holds no tokenizer.
+    DeviceError
+        This build of llama.cpp has no GPU in it, or not every layer went there.
     MissingExtraError
         llama-cpp-python is not installed.
     """
 
-    provider = "llama.cpp CPU"
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: str = "cpu") -> None:
         self.path = path
         self.api = api = llama_cpp()
+        self.on_gpu = device != "cpu"
+        self.provider = "llama.cpp GPU" if self.on_gpu else "llama.cpp CPU"
+        """What executes it, as `placement` reports it."""
+        if self.on_gpu and not api.llama_supports_gpu_offload():
+            raise DeviceError(
+                f"device {device!r} was asked for language, but this llama.cpp is built without a "
+                f"GPU; write '{device},language=cpu', or run CMAKE_ARGS=-DGGML_CUDA=on pip install "
+                "--force-reinstall --no-binary llama-cpp-python llama-cpp-python"
+            )
         self.caches: weakref.WeakSet[LlamaCache] = weakref.WeakSet()
         """Caches that are open on these weights; they are closed before the weights are freed."""
         _log.clear()
+        _offloaded.clear()
         parameters = api.llama_model_default_params()
-        parameters.n_gpu_layers = 0
+        parameters.n_gpu_layers = _ALL_LAYERS if self.on_gpu else 0
         parameters.use_extra_bufts = may_repack(api.llama_print_system_info())
         pointer = api.llama_model_load_from_file(str(path).encode(), parameters)
         if not pointer:
@@ -99,12 +120,25 @@ class LlamaModel:
         self._pointer: Any = pointer
         self._free = weakref.finalize(self, api.llama_model_free, pointer)
         self._free.atexit = False  # the process ends anyway
+        if self.on_gpu:
+            self._check_offload()
         if api.llama_vocab_type(self.vocabulary) == _NO_VOCABULARY:
             self.close()
             raise BundleError(f"{path} holds no tokenizer; export the bundle again")
         self.width = int(api.llama_model_n_embd_inp(self.pointer))
         self.vocabulary_size = int(api.llama_vocab_n_tokens(self.vocabulary))
         self.size_bytes = int(api.llama_model_size(self.pointer))
+
+    def _check_offload(self) -> None:
+        """DeviceError unless llama.cpp said that every layer lies on the GPU."""
+        there, layers = _offloaded[-1] if _offloaded else (0, 0)
+        if there < layers or not layers:
+            self.close()
+            said = f"{there} of {layers} layers" if layers else "nothing that it tells of"
+            raise DeviceError(
+                f"{self.path}: llama.cpp put {said} on the GPU; free memory on it, or write "
+                "'language=cpu' into the device"
+            )
 
     def close(self) -> None:
         """Free the weights and every cache that is open on them; may be called twice."""

@@ -83,7 +83,7 @@ class LlamaCache:
         if kv == "f32":
             # flash attention on the CPU rounds inside, by 1e-3 of the largest logit
             parameters.flash_attn_type = self._api.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        parameters.offload_kqv = parameters.op_offload = False
+        parameters.offload_kqv = parameters.op_offload = model.on_gpu
         self._context: Any = self._api.llama_init_from_model(model.pointer, parameters)
         if not self._context:
             raise BundleError(

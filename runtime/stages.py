@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .clock import Costs
+from .engines.driver import need_gpu
 from .engines.engine import Engine, check_contract, warm
+from .engines.gpu import Gpu
 from .engines.onnx_cpu import OnnxEngine
+from .engines.onnx_cuda import OnnxCudaEngine
 from .errors import InputError
 from .kernels import open_kernels
 from .language import LanguageModel
@@ -22,6 +24,9 @@ from .pictures import Pictures, open_pictures, open_ranker, warm_pictures
 from .preprocess import Preprocessor
 
 Floats = NDArray[np.float32]
+
+_OPEN_THEIR_OWN = ("preprocess", "language")
+"""Stages that are no graph: the kernel and llama.cpp open their GPU themselves."""
 
 MOST_THREADS = 512
 """ggml's own limit, GGML_MAX_N_THREADS."""
@@ -37,6 +42,8 @@ class Stages:
     pictures: Pictures | None
     localizer: Localizer | None
     placement: dict[str, str]
+    engines: Engines
+    """Every graph that was opened, and the GPU that they share."""
 
     def encode(self, tokens: Floats) -> dict[str, Floats]:
         """The encoder's outputs for normalised tokens, (N, C) float32.
@@ -77,6 +84,7 @@ class Stages:
         self.preprocessor.close()
         if self.language:
             self.language.close()
+        self.engines.close()
 
 
 def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Stages:
@@ -103,6 +111,17 @@ def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Sta
     """
     if not 1 <= threads <= MOST_THREADS:
         raise InputError(f"'threads' must be 1 to {MOST_THREADS}; got {threads}")
+    engines = Engines(bundle, devices, threads)
+    try:
+        return _open_stages(bundle, devices, threads, engines)
+    except BaseException:
+        engines.close()
+        raise
+
+
+def _open_stages(
+    bundle: Bundle, devices: Mapping[str, str], threads: int, engines: Engines
+) -> Stages:
     spec = bundle.manifest.encoder
     kernels = open_kernels(bundle) if devices["preprocess"] == "cuda" else None
 
@@ -113,22 +132,23 @@ def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Sta
         )
 
     preprocessor = open_preprocessor(spec)
-    encoder = open_stage(bundle, devices, threads, "encoder", spec.file)
+    encoder = engines.open("encoder", spec.file)
     check_contract(encoder, spec.inputs, spec.outputs)
     placement = {"preprocess": preprocessor.provider, "encoder": encoder.provider}
     pictures = None
-    open_one = partial(open_stage, bundle, devices, threads)
     localizer = open_localizer(
-        bundle, preprocessor, open_preprocessor, open_one, placement, threads
+        bundle, preprocessor, open_preprocessor, engines.open, placement, threads
     )
     if bundle.manifest.diffusion:
         diffusion = bundle.manifest.diffusion
-        pictures = open_pictures(bundle, diffusion, open_one, placement)
-        pictures.ranker = open_ranker(bundle, diffusion, open_one, placement)
+        pictures = open_pictures(bundle, diffusion, engines.open, placement)
+        pictures.ranker = open_ranker(bundle, diffusion, engines.open, placement)
     language = None
     if bundle.manifest.language:
         text = bundle.manifest.language
-        language = LanguageModel(bundle.path(text.file), text, threads=threads)
+        language = LanguageModel(
+            bundle.path(text.file), text, threads=threads, device=devices["language"]
+        )
         placement["language"] = language.provider
     return Stages(
         preprocessor=preprocessor,
@@ -137,14 +157,60 @@ def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Sta
         pictures=pictures,
         localizer=localizer,
         placement=placement,
+        engines=engines,
     )
+
+
+class Engines:
+    """The graphs of a bundle, each on the device chosen for its stage.
+
+    Those on a GPU share one `Gpu`, whose driver is asked before any other library is touched.
+
+    Raises
+    ------
+    DeviceError
+        A GPU that was asked for and cannot be used.
+    MissingExtraError
+        cuda-python is not installed.
+    """
+
+    def __init__(self, bundle: Bundle, devices: Mapping[str, str], threads: int) -> None:
+        self._bundle = bundle
+        self._devices = devices
+        self._threads = threads
+        self.opened: list[Engine] = []
+        wanted = {stage: name for stage, name in devices.items() if name != "cpu"}
+        if wanted:
+            need_gpu(next(iter(wanted.values())))
+        graphs = [name for stage, name in wanted.items() if stage not in _OPEN_THEIR_OWN]
+        self.gpu = Gpu.open(device=graphs[0]) if graphs else None
+
+    def open(self, stage: str, file: str) -> Engine:
+        """Open the graph of a stage; further backends come in here."""
+        path, device = self._bundle.path(file), self._devices[stage]
+        if device == "cpu":
+            engine: Engine = OnnxEngine(stage, path, self._threads)
+        else:
+            assert self.gpu is not None, "opened for any device but the CPU"
+            assert device == "cuda", "stage_devices lets no other device through"
+            engine = OnnxCudaEngine(stage, path, self.gpu)
+        self.opened.append(engine)
+        return engine
+
+    def close(self) -> None:
+        """Free the graphs, then the GPU that they share; may be called twice."""
+        for engine in self.opened:
+            engine.close()
+        self.opened.clear()
+        if self.gpu:
+            self.gpu.close()
 
 
 def open_stage(
     bundle: Bundle, devices: Mapping[str, str], threads: int, stage: str, file: str
 ) -> Engine:
-    """A graph on the device chosen for its stage; further backends come in here."""
-    assert devices[stage] == "cpu", "stage_devices lets no other device through"
+    """One graph by itself, on the CPU."""
+    assert devices[stage] == "cpu", "a GPU is shared by `Engines`"
     return OnnxEngine(stage, bundle.path(file), threads)
 
 

@@ -6,6 +6,7 @@
    context is current. It reads from the environment, at each call:
 
      STAND_IN_CAPABILITY  compute capability, ten times
+     STAND_IN_CUDA        newest CUDA of the driver, a thousand times; 13000 by default
      STAND_IN_FAILS       name of a call that runs out of memory
      STAND_IN_LOG         file to which every call is added, one a line */
 
@@ -16,7 +17,7 @@
 #include <string.h>
 
 enum { SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONTEXT = 201, NOT_FOUND = 500 };
-enum { MAJOR = 75, MINOR = 76 };
+enum { MAJOR = 75, MINOR = 76, MULTIPROCESSORS = 16 };
 
 static int depth, context, module, kernel;
 
@@ -248,6 +249,43 @@ static const struct {
     {"cuModuleGetFunction", function},
     {"cuLaunchKernel", launch},
 };
+
+/* What runtime/engines/driver.py asks for by name, before any library is touched. */
+int cuInit(unsigned flags) { return init(flags); }
+int cuGetErrorString(int status, const char **text) { return error_string(status, text); }
+int cuDeviceGetCount(int *count) { return device_count(count); }
+int cuDeviceGet(int *handle, int number) { return device(handle, number); }
+
+int cuDriverGetVersion(int *version)
+{
+    const char *told = getenv("STAND_IN_CUDA");
+    CALLED("cuDriverGetVersion", 0);
+    *version = told ? atoi(told) : 13000;
+    return SUCCESS;
+}
+
+int cuDeviceGetName(char *name, int size, int handle)
+{
+    CALLED("cuDeviceGetName", 0);
+    (void)handle;
+    snprintf(name, size, "stand-in");
+    return SUCCESS;
+}
+
+int cuDeviceTotalMem_v2(size_t *bytes, int handle)
+{
+    CALLED("cuDeviceTotalMem_v2", 0);
+    (void)handle;
+    *bytes = (size_t)8 << 30;
+    return SUCCESS;
+}
+
+int cuDeviceGetAttribute(int *value, int which, int handle)
+{
+    if (which != MULTIPROCESSORS) return attribute(value, which, handle);
+    *value = 132;
+    return SUCCESS;
+}
 
 /* The one symbol that cuda-python looks up; all others it asks for here. */
 int cuGetProcAddress_v2(

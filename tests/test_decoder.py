@@ -327,7 +327,7 @@ def test_what_a_bundle_cannot_do_is_refused_by_name(
 @pytest.mark.parametrize(
     ("device", "error", "sentence"),
     [
-        ("cuda", DeviceError, "'cuda' was asked for encoder, but this version runs it on cpu only"),
+        ("cuda", DeviceError, "'cuda' was asked for, but no NVIDIA driver was found"),
         ("cpu,unet=rtx", DeviceError, "'rtx' was asked for unet"),
         ({"default": "cpu", "language": "tensorrt"}, DeviceError, "asked for language"),
         ("tpu", InputError, "'device' must be one of cpu, cuda, rtx, tensorrt; got 'tpu'"),

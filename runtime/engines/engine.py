@@ -30,8 +30,8 @@ class Engine(Protocol):
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name for inputs by name, from host memory to host memory.
 
-        Feeds are converted to the graph's own types; each output is a new array of the graph's
-        type. It returns when the outputs are there.
+        Feeds are converted to the graph's own types, and half precision comes out in single. It
+        returns when the outputs are there.
         """
         ...
 

@@ -59,7 +59,8 @@ class OnnxEngine:
         """Outputs by name for inputs by name."""
         names = list(self.outputs)
         given = {name: np.asarray(v, self.inputs[name].dtype) for name, v in feeds.items()}
-        return dict(zip(names, self._session.run(names, given), strict=True))
+        found = self._session.run(names, given)
+        return {name: single(values) for name, values in zip(names, found, strict=True)}
 
     def close(self) -> None:
         """Nothing is held that Python does not free by itself."""
@@ -76,6 +77,11 @@ def contract_of(session: Any) -> tuple[dict[str, TensorSpec], dict[str, TensorSp
 def _spec(value: Any) -> TensorSpec:
     shape = tuple(n if isinstance(n, int) else -1 for n in value.shape)
     return TensorSpec(shape=shape, dtype=_ONNX_TYPES.get(value.type, str(value.type)))
+
+
+def single(values: NDArray[Any]) -> NDArray[Any]:
+    """Half precision in single, as everything outside a graph computes; anything else as it is."""
+    return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def first_line(exc: BaseException) -> str:

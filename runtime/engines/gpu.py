@@ -1,0 +1,145 @@
+"""One GPU with one stream: memory at fixed addresses, copies that do not wait.
+
+Everything of a decoder that runs on the GPU shares one `Gpu`: what is enqueued later sees what was
+written before, so nothing has to wait until the answer is copied out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ...kernels.cuda_driver import Device, call, driver
+from ..errors import DeviceError, MissingExtraError
+from . import dlpack
+from .buffer import Buffer
+from .driver import Card, need_gpu
+
+
+class Gpu:
+    """A GPU's primary context, which all libraries share, and one stream. Use `Gpu.open`.
+
+    Calls that fail raise DeviceError with the name of the call and the driver's reason.
+    """
+
+    def __init__(self, card: Card, device: Device) -> None:
+        self.card = card
+        self.number = card.number
+        self.device = device
+        with ExitStack() as opened:  # undone in reverse if a step fails, and by `close`
+            opened.callback(device.release)
+            with self.current():
+                flags = driver().CUstream_flags
+                # non-blocking: the legacy default stream of other libraries holds nothing up
+                stream = call("cuStreamCreate", int(flags.CU_STREAM_NON_BLOCKING.value))
+            opened.callback(self._in_context, "cuStreamDestroy", stream)
+            self._handle = stream
+            self._opened = opened.pop_all()
+        self.stream = int(stream)
+        """Address of the stream, as other libraries take it."""
+
+    @classmethod
+    def open(cls, number: int = 0, device: str = "cuda") -> Gpu:
+        """Open a GPU, the driver first.
+
+        Parameters
+        ----------
+        number : int
+        device : str
+            What was asked for, for messages.
+
+        Raises
+        ------
+        DeviceError
+            No driver, an old one, or no such GPU.
+        MissingExtraError
+            cuda-python is not installed.
+        """
+        card = need_gpu(device, number)
+        try:
+            return cls(card, Device.open(number))
+        except ImportError as exc:
+            raise MissingExtraError(
+                f"device {device!r} needs cuda-python; run pip install 'scanside[gpu]'"
+            ) from exc
+        except RuntimeError as exc:
+            raise DeviceError(str(exc)) from exc
+
+    @contextmanager
+    def current(self) -> Generator[None]:
+        """Make the context current in this thread; the driver's errors come out as DeviceError."""
+        try:
+            with self.device.current():
+                yield
+        except RuntimeError as exc:
+            raise exc if isinstance(exc, DeviceError) else DeviceError(str(exc)) from exc
+
+    def _in_context(self, name: str, *arguments: Any) -> None:
+        with self.current():
+            call(name, *arguments)
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
+        """Zeroed device memory that stays where it is until `close`."""
+        dtype = np.dtype(dtype)
+        size = max(math.prod(shape) * dtype.itemsize, 1)
+        with self.current():
+            pointer = int(call("cuMemAlloc", size))
+            self._opened.callback(self._in_context, "cuMemFree", pointer)
+            call("cuMemsetD8Async", pointer, 0, size, self._handle)
+        return Buffer(
+            pointer=pointer,
+            shape=shape,
+            dtype=dtype,
+            device=(dlpack.CUDA, self.number),
+            stream=self.stream,
+            owner=self,
+        )
+
+    def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Page-locked host memory, from and to which a copy does not wait; until `close`."""
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize
+        with self.current():
+            pointer = int(call("cuMemHostAlloc", max(size, 1), 0))
+        self._opened.callback(self._in_context, "cuMemFreeHost", pointer)
+        memory = (ctypes.c_uint8 * size).from_address(pointer)
+        array: NDArray[Any] = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
+        array[...] = 0
+        return array
+
+    def upload(self, array: NDArray[Any], to: Buffer) -> None:
+        """Enqueue a copy from the host; from pinned memory it does not wait.
+
+        The array is converted to the buffer's type and shape.
+        """
+        source = np.ascontiguousarray(array, to.dtype).reshape(to.shape)
+        with self.current():
+            call("cuMemcpyHtoDAsync", to.pointer, source.ctypes.data, to.nbytes, self._handle)
+
+    def download(self, source: Buffer, to: NDArray[Any]) -> None:
+        """Enqueue a copy to a contiguous array of the same size; into pinned memory it does not
+        wait."""
+        assert to.flags.c_contiguous, "the caller's own array"
+        assert to.nbytes == source.nbytes, "the caller's own array"
+        with self.current():
+            call("cuMemcpyDtoHAsync", to.ctypes.data, source.pointer, to.nbytes, self._handle)
+
+    def copy(self, source: Buffer, to: Buffer) -> None:
+        """Enqueue a copy inside the device, of as many bytes as `to` has."""
+        with self.current():
+            call("cuMemcpyDtoDAsync", to.pointer, source.pointer, to.nbytes, self._handle)
+
+    def wait(self) -> None:
+        """Until everything that was enqueued is done."""
+        with self.current():
+            call("cuStreamSynchronize", self._handle)
+
+    def close(self) -> None:
+        """Free all memory and the stream, once engines on it are closed; may be called twice."""
+        self._opened.close()
