@@ -150,6 +150,18 @@ def first_place(decoded: NDArray[np.float32], true: NDArray[np.float32]) -> floa
     return float(np.mean(correlation.argmax(1) == np.arange(len(decoded))))
 
 
+def twins(
+    schedules: Mapping[str, tuple[int, ...]], arrays: Mapping[str, NDArray[Any]]
+) -> dict[str, str]:
+    """Schedules whose tables are those of another one before, which then stands for both."""
+    tables = {
+        name: b"".join(arrays[f"{name}_{steps}"].tobytes() for steps in STEPS if steps in available)
+        for name, available in schedules.items()
+    }
+    first = {table: name for name, table in reversed(tables.items())}
+    return {name: first[table] for name, table in tables.items() if first[table] != name}
+
+
 def rows_of(schedules: Mapping[str, tuple[int, ...]], default: Row) -> tuple[list[Row], list[Row]]:
     """What is compared: schedules and steps, and starts and texts."""
     ways = [
@@ -203,7 +215,10 @@ def main() -> int:
         spec = decoder.bundle.manifest.diffusion
         assert spec is not None
         default = Row(spec.schedule, spec.steps, "written", spec.beta)
-        ways, starts = rows_of(spec.schedules, default)
+        same = twins(spec.schedules, decoder.bundle.arrays(spec.arrays))
+        ways, starts = rows_of(
+            {name: steps for name, steps in spec.schedules.items() if name not in same}, default
+        )
         found = list(
             measured(pictures_of(decoder).reconstruction, encoded, true, ways + starts, frozen)
         )
@@ -215,6 +230,7 @@ def main() -> int:
         "repeats": args.repeats,
         "threads": args.threads,
         "default": {"schedule": default.schedule, "steps": default.steps, "beta": default.beta},
+        "same_tables": same,
         "schedules": [
             {"schedule": row.schedule, "steps": row.steps, **figures}
             for row, figures in found[: len(ways)]
