@@ -220,6 +220,37 @@ def test_steps_without_a_table_are_refused(pictures: Pictures):
     assert [pictures.reconstruction.steps_within(n) for n in (0.5, 1, 9.9, 1e9)] == [0, 1, 8, 50]
 
 
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        (
+            {"schedule": "ancestral"},
+            "'schedule' must be one of ddim, .*lcm, which this bundle has tables of; "
+            "got 'ancestral'",
+        ),
+        ({"steps": 7}, "'steps' must be one of 1, 2, .*50, for which .* ddim tables; got 7"),
+        ({"beta": 1.2}, "'beta' must be from 0 to 1; got 1.2"),
+        ({"beta": float("nan")}, "'beta' must be from 0 to 1; got nan"),
+    ],
+)
+def test_a_wish_that_no_table_fulfils_is_refused_before_any_step(
+    pictures: Pictures, wish: dict[str, float | str], said: str
+):
+    with pytest.raises(InputError, match=said):
+        pictures.reconstruction.steps(
+            random_condition(pictures, 0), **{"steps": 4, "seed": 0} | wish
+        )
+
+
+def test_a_latent_of_another_size_is_refused(pictures: Pictures):
+    condition = random_condition(pictures, 0)
+    larger = replace(condition, latent=np.zeros((1, 4, 12, 12), np.float32))
+    with pytest.raises(
+        InputError, match=r"must have the shape \(1, 4, 8, 8\); got \(1, 4, 12, 12\)"
+    ):
+        pictures.reconstruction.steps(larger, steps=4, seed=0)
+
+
 def test_a_missing_table_is_refused(bundle: Bundle, pictures: Pictures):
     spec = bundle.manifest.diffusion
     arrays = bundle.arrays(spec.arrays)
