@@ -15,7 +15,7 @@ STAGES = (
     "preview_decoder", "image_encoder", "localizer", "concept_encoder",
 )  # fmt: skip
 DEVICES = ("cpu", "cuda", "rtx", "tensorrt")
-AVAILABLE = {stage: ("cpu", "cuda") for stage in STAGES}
+AVAILABLE = {stage: DEVICES for stage in STAGES}
 """What this version runs each stage on."""
 
 

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .engines.engine import Engine
+from .engines.buffer import Buffer
+from .engines.engine import DeviceEngine, Engine
 from .errors import BundleError, InputError, ScansideError
 from .manifest import DiffusionSpec
+from .resident import Resident
 from .schedule import Schedule, time_rows
 
 Floats = NDArray[np.float32]
@@ -51,8 +53,23 @@ class Step:
     """(1, 4, h, w) clean latent: a guess after every step but the last."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Whole:
+    """A picture that was made without a look in between."""
+
+    step: Step
+    """The last one."""
+    image: Floats
+    """(1, 3, H, W) float32 in [-1, 1] up to overshoot."""
+    denoised_s: float
+    """Time that the GPU took for the steps, and for the picture of the latent."""
+    decoded_s: float
+
+
 class Reconstruction:
     """The diffusion stage of a bundle.
+
+    Where U-Net and VAE run on one GPU, so does everything between them (`resident.py`).
 
     Parameters
     ----------
@@ -103,11 +120,32 @@ class Reconstruction:
             self._time = time_rows(times, embeddings, self._schedules)
         except ValueError as exc:
             raise BundleError(f"{spec.arrays}: {exc}; export the bundle again") from exc
+        self._resident: Resident | None = None
+        self._device_clip: Buffer | None = None
+        self._events: list[Any] = []
         if embeddings.shape[1:] != unet.inputs["time"].shape[1:]:
             raise BundleError(
                 f"{spec.arrays} embeds time in {embeddings.shape[1]} numbers, {spec.unet} takes "
                 f"{unet.inputs['time'].shape[1]}; export the bundle again"
             )
+        if isinstance(unet, DeviceEngine) and isinstance(vae, DeviceEngine):
+            self._resident = Resident(
+                unet,
+                vae,
+                unet.gpu,
+                spec=spec,
+                arrays=arrays,
+                schedules=self._schedules,
+                times=self._time,
+                empty_states=empty_states,
+            )
+            width = unet.inputs["class_labels"].shape[1] // 2
+            self._device_clip = unet.gpu.allocate((1, width), np.float32)
+
+    @property
+    def resident(self) -> bool:
+        """Whether `whole` can be used: U-Net, VAE and all between them are on one GPU."""
+        return self._resident is not None
 
     @property
     def schedule(self) -> str:
@@ -186,7 +224,7 @@ class Reconstruction:
         share = self._spec.beta if beta is None else beta
         plan = self._plan(schedule or self._spec.schedule, steps)
         self._check_start(condition.latent, share)
-        return self._steps(condition, plan, share, np.random.Generator(np.random.Philox(seed)))
+        return self._steps(condition, plan, share, _philox(seed))
 
     def _plan(self, schedule: str, steps: int) -> Schedule:
         available = self._spec.schedules.get(schedule)
@@ -212,6 +250,9 @@ class Reconstruction:
     def _steps(
         self, condition: Condition, plan: Schedule, beta: float, rng: np.random.Generator
     ) -> Iterator[Step]:
+        if self._resident:
+            yield from self._resident_steps(self._resident, condition, plan, beta, rng)
+            return
         steps = plan.steps
         shape = condition.latent.shape
         met = np.zeros((len(plan.final), condition.latent.size), np.float32)
@@ -224,14 +265,67 @@ class Reconstruction:
             last = k == steps - 1
             with np.errstate(invalid="ignore", over="ignore"):  # is looked at right below
                 latent = (plan.final if last else plan.guesses[k]) @ met
-            if not np.isfinite(latent).all():
-                raise ScansideError(
-                    f"the latent is not finite after step {k + 1} of {steps}; check the "
-                    "volume's units, and the bundle with scanside verify"
-                )
-            yield Step(k + 1, steps, latent.reshape(shape))
+            yield _finite_step(Step(k + 1, steps, latent.reshape(shape)))
             if plan.draws_noise and not last:
                 met[1 + steps + k] = rng.standard_normal(met.shape[1], np.float32)
+
+    def whole(self, condition: Condition, *, steps: int, seed: int) -> Whole:
+        """All steps and the picture of the latent, enqueued on the GPU and waited for once.
+
+        Parameters and errors are those of `steps`; only where `resident`.
+        """
+        resident = self._resident
+        assert resident is not None, "the caller looks at `resident`"
+        plan, beta, gpu = self._plan(self._spec.schedule, steps), self._spec.beta, resident.gpu
+        self._check_start(condition.latent, beta)
+        if not self._events:
+            self._events = [gpu.clock() for _ in range(3)]
+        began, denoised, decoded = self._events
+        gpu.note(began)
+        self._enqueue_start(resident, condition, plan, beta, _philox(seed))
+        for k in range(steps):
+            resident.step(plan, k)
+        resident.end(plan, steps)
+        gpu.note(denoised)
+        resident.decode()
+        gpu.note(decoded)
+        gpu.wait()
+        last = _finite_step(Step(steps, steps, resident.latent))
+        return Whole(
+            last,
+            _finite(resident.image),
+            gpu.seconds_between(began, denoised),
+            gpu.seconds_between(denoised, decoded),
+        )
+
+    def _resident_steps(
+        self,
+        resident: Resident,
+        condition: Condition,
+        plan: Schedule,
+        beta: float,
+        rng: np.random.Generator,
+    ) -> Iterator[Step]:
+        """Step by step, waiting for each: only the clean latent comes to the host."""
+        self._enqueue_start(resident, condition, plan, beta, rng)
+        for k in range(plan.steps):
+            resident.step(plan, k)
+            resident.end(plan, k + 1)
+            resident.gpu.wait()
+            yield _finite_step(Step(k + 1, plan.steps, resident.latent))
+
+    def _enqueue_start(
+        self,
+        resident: Resident,
+        condition: Condition,
+        plan: Schedule,
+        beta: float,
+        rng: np.random.Generator,
+    ) -> None:
+        assert self._device_clip is not None, "allocated beside `_resident`"
+        resident.gpu.upload(condition.clip, self._device_clip)
+        resident.send(plan, rng, condition.latent)
+        resident.begin(condition.states, beta, None, self._device_clip)
 
     def _start(self, latent: Floats, beta: float, rng: np.random.Generator) -> Floats:
         keep = 1 - beta if self._spec.mix == "literal" else math.sqrt(1 - beta**2)
@@ -261,6 +355,11 @@ class Reconstruction:
         out: Floats = self._unet.run(feeds)["out"]
         return np.add(out[:1], guidance * (out[1:] - out[:1])) if guidance > 1 else out
 
+    def close(self) -> None:
+        """Free what it holds on a GPU; may be called twice."""
+        if self._resident:
+            self._resident.close()
+
     def decode(self, latent: Floats) -> Floats:
         """The picture of a latent, (1, 3, H, W) float32 in [-1, 1] up to overshoot.
 
@@ -274,6 +373,19 @@ class Reconstruction:
     def preview(self, latent: Floats) -> Floats:
         """The same through the tiny decoder, or through the VAE where the bundle has none."""
         return _finite((self._tiny or self._vae).run({"latent": latent})["image"])
+
+
+def _philox(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(seed))
+
+
+def _finite_step(step: Step) -> Step:
+    if not np.isfinite(step.latent).all():
+        raise ScansideError(
+            f"the latent is not finite after step {step.number} of {step.of}; check the "
+            "volume's units, and the bundle with scanside verify"
+        )
+    return step
 
 
 def _finite(image: Floats) -> Floats:

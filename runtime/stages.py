@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from .engines.engine import Engine, check_contract, warm
 from .engines.gpu import Gpu
 from .engines.onnx_cpu import OnnxEngine
 from .engines.onnx_cuda import OnnxCudaEngine
+from .engines.rtx import open_rtx
+from .engines.tensorrt import open_tensorrt
 from .errors import InputError
 from .kernels import open_kernels
 from .language import LanguageModel
@@ -84,6 +87,8 @@ class Stages:
         self.preprocessor.close()
         if self.language:
             self.language.close()
+        if self.pictures:
+            self.pictures.reconstruction.close()
         self.engines.close()
 
 
@@ -123,13 +128,13 @@ def _open_stages(
     bundle: Bundle, devices: Mapping[str, str], threads: int, engines: Engines
 ) -> Stages:
     spec = bundle.manifest.encoder
-    kernels = open_kernels(bundle) if devices["preprocess"] == "cuda" else None
+    # the compiled kernel, whatever executes the graphs
+    place = "cpu" if devices["preprocess"] == "cpu" else "cuda"
+    kernels = open_kernels(bundle) if place == "cuda" else None
 
     def open_preprocessor(encoder: EncoderSpec) -> Preprocessor:
         arrays, scale = bundle.arrays(encoder.arrays), bundle.manifest.input.scale
-        return Preprocessor(
-            encoder, arrays, scale, threads, device=devices["preprocess"], kernels=kernels
-        )
+        return Preprocessor(encoder, arrays, scale, threads, device=place, kernels=kernels)
 
     preprocessor = open_preprocessor(spec)
     encoder = engines.open("encoder", spec.file)
@@ -186,16 +191,21 @@ class Engines:
         self.gpu = Gpu.open(device=graphs[0]) if graphs else None
 
     def open(self, stage: str, file: str) -> Engine:
-        """Open the graph of a stage; further backends come in here."""
+        """Open the graph of a stage."""
         path, device = self._bundle.path(file), self._devices[stage]
         if device == "cpu":
             engine: Engine = OnnxEngine(stage, path, self._threads)
         else:
             assert self.gpu is not None, "opened for any device but the CPU"
-            assert device == "cuda", "stage_devices lets no other device through"
-            engine = OnnxCudaEngine(stage, path, self.gpu)
+            engine = self._on_gpu(self.gpu, device, stage, path)
         self.opened.append(engine)
         return engine
+
+    def _on_gpu(self, gpu: Gpu, device: str, stage: str, path: Path) -> Engine:
+        if device == "cuda":
+            return OnnxCudaEngine(stage, path, gpu)
+        opener = open_rtx if device == "rtx" else open_tensorrt
+        return opener(self._bundle, stage, path, gpu)
 
     def close(self) -> None:
         """Free the graphs, then the GPU that they share; may be called twice."""

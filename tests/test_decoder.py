@@ -328,8 +328,8 @@ def test_what_a_bundle_cannot_do_is_refused_by_name(
     ("device", "error", "sentence"),
     [
         ("cuda", DeviceError, "'cuda' was asked for, but no NVIDIA driver was found"),
-        ("cpu,unet=rtx", DeviceError, "'rtx' was asked for unet"),
-        ({"default": "cpu", "language": "tensorrt"}, DeviceError, "asked for language"),
+        ("cpu,unet=rtx", DeviceError, "'rtx' was asked for"),
+        ({"default": "cpu", "language": "tensorrt"}, DeviceError, "'tensorrt' was asked for"),
         ("tpu", InputError, "'device' must be one of cpu, cuda, rtx, tensorrt; got 'tpu'"),
         ({"speech": "cpu"}, InputError, "names no stage 'speech'; stages are preprocess, encoder"),
     ],

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..errors import BundleError
 from ..manifest import TensorSpec
 from .buffer import Buffer
+from .gpu import Gpu
 
 
 class Engine(Protocol):
@@ -59,6 +60,8 @@ class DeviceEngine(Protocol):
 
     stage: str
     provider: str
+    gpu: Gpu
+    """Whose stream it enqueues on."""
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
     buffers: dict[str, Buffer]

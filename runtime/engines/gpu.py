@@ -135,6 +135,28 @@ class Gpu:
         with self.current():
             call("cuMemcpyDtoDAsync", to.pointer, source.pointer, to.nbytes, self._handle)
 
+    def clear(self, buffer: Buffer) -> None:
+        """Enqueue zeros."""
+        with self.current():
+            call("cuMemsetD8Async", buffer.pointer, 0, buffer.nbytes, self._handle)
+
+    def clock(self) -> Any:
+        """An event that notes when the stream comes to it; until `close`."""
+        with self.current():
+            event = call("cuEventCreate", 0)
+        self._opened.callback(self._in_context, "cuEventDestroy", event)
+        return event
+
+    def note(self, event: Any) -> None:
+        """Enqueue an event of `clock`."""
+        with self.current():
+            call("cuEventRecord", event, self._handle)
+
+    def seconds_between(self, first: Any, last: Any) -> float:
+        """Time on the GPU between two events, once both are over."""
+        with self.current():
+            return float(call("cuEventElapsedTime", first, last)) / 1e3
+
     def wait(self) -> None:
         """Until everything that was enqueued is done."""
         with self.current():
