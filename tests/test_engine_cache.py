@@ -158,7 +158,8 @@ def test_an_engine_with_a_changed_byte_is_never_loaded(bundle: Bundle) -> None:
     path = user_shelf("tensorrt").store(record(HERE), PLAN)
     path.write_bytes(PLAN[:-1] + b"S")
     with pytest.raises(
-        DeviceError, match=r"was changed: its SHA-256 .* scanside build reference --backend tensorrt"
+        DeviceError,
+        match=r"was changed: its SHA-256 .* scanside build reference --backend tensorrt",
     ):
         need_engine(bundle, "unet", HERE)
     path.write_bytes(PLAN + b"!")

@@ -61,9 +61,7 @@ def saved(path: Path, *, external: bool = False) -> Path:
         value_info=values,
     )
     model = helper.make_model(graph)
-    onnx.save(
-        model, path, save_as_external_data=external, location="small.data", size_threshold=0
-    )
+    onnx.save(model, path, save_as_external_data=external, location="small.data", size_threshold=0)
     return path
 
 

@@ -54,7 +54,8 @@ def build_plan(
     except TypeError as exc:  # what the bindings raise where the library gives no builder
         raise DeviceError(f"{library.name} does not start: {log.said()}") from exc
     network = builder.create_network(_network_flags(api))
-    _parse(library, path, network, log)
+    # the parser owns the weights that the network points to: it has to outlive the build
+    parser = _parse(library, path, network, log)
     config = builder.create_builder_config()
     # without it the log does not list the finished layers
     config.profiling_verbosity = api.ProfilingVerbosity.DETAILED
@@ -63,6 +64,7 @@ def build_plan(
     if monitor:
         config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
+    del parser
     if plan is None:
         raise DeviceError(
             f"{library.name} cannot build {path.name}: {log.said()}; run this stage on another "
@@ -84,10 +86,10 @@ def _network_flags(api: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _parse(library: Library, path: Path, network: Any, log: Log) -> None:
+def _parse(library: Library, path: Path, network: Any, log: Log) -> Any:
     parser = library.api.OnnxParser(network, log.sink)
     if parser.parse_from_file(str(path)):
-        return
+        return parser
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     named = "; ".join(map(_rejected, errors[:_MOST_NAMED])) or log.said()
     more = f" and {len(errors) - _MOST_NAMED} more" if len(errors) > _MOST_NAMED else ""

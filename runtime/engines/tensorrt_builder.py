@@ -160,7 +160,8 @@ def _build_once(
     with gpu.current():
         built = build_plan(library, path, configure, progress)
     if options.timing_cache:
-        options.timing_cache.write_bytes(bytes(caches[0].serialize()))
+        (cache,) = caches
+        options.timing_cache.write_bytes(bytes(cache.serialize()))
     return built
 
 
