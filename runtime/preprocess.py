@@ -56,7 +56,7 @@ class Preprocessor:
     ) -> None:
         grid = spec.geometry
         self._grid = grid
-        self._scale = scale
+        self.scale = self._scale = scale
         self._affine = _checked_affine(grid.affine)
         self._orientation = _checked_orientation(grid.axcodes)
         wanted = ["active"] if spec.normalisation == "none" else ["active", "mean", "inv_std"]
@@ -75,10 +75,12 @@ class Preprocessor:
                 f"{spec.arrays} makes tokens of shape {self.geometry.shape}, but {spec.file} takes "
                 f"{spec.inputs['tokens'].shape[1:]}; export the bundle again"
             )
-        statistics = {name: arrays[name] for name in wanted if name != "active"}
+        self.statistics = statistics = {name: arrays[name] for name in wanted if name != "active"}
+        """mean and inv_std (N, C), or none."""
         if device == "cuda" and kernels is None:
             raise BundleError("the bundle has no kernels for a GPU; export it again, or use 'cpu'")
-        folder = kernels and kernels.folder
+        self.kernels = folder = kernels and kernels.folder
+        """Folder of the compiled kernels that make the tokens, None on the CPU."""
         try:
             self._raw, self._normalised = (
                 Resampler(self.geometry, **given, impl=device, threads=threads, kernels=folder)

@@ -11,7 +11,7 @@ that a seed gives the same picture on every machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from .engines.buffer import Buffer
 from .engines.engine import DeviceEngine, Engine
+from .engines.gpu import Gpu
 from .errors import BundleError, InputError, ScansideError
 from .manifest import DiffusionSpec
 from .resident import Resident
@@ -278,9 +279,7 @@ class Reconstruction:
         assert resident is not None, "the caller looks at `resident`"
         plan, beta, gpu = self._plan(self._spec.schedule, steps), self._spec.beta, resident.gpu
         self._check_start(condition.latent, beta)
-        if not self._events:
-            self._events = [gpu.clock() for _ in range(3)]
-        began, denoised, decoded = self._events
+        began, denoised, decoded = self._clocks(gpu)
         gpu.note(began)
         self._enqueue_start(resident, condition, plan, beta, _philox(seed))
         for k in range(steps):
@@ -290,6 +289,61 @@ class Reconstruction:
         resident.decode()
         gpu.note(decoded)
         gpu.wait()
+        return self._made(resident, steps)
+
+    def from_device(
+        self,
+        upstream: Callable[[], None],
+        clip: Buffer,
+        latent: Buffer,
+        states: Floats,
+        *,
+        steps: int,
+        seed: int,
+    ) -> Whole:
+        """As `whole`, from what an encoder leaves on the device; only where `resident`.
+
+        Parameters
+        ----------
+        upstream : callable
+            Enqueues what writes `clip` and `latent`, of what `Resident.inbox` holds: it is called
+            once the one copy in is enqueued.
+        clip : (1, D)
+        latent : (1, 4, h, w)
+        states : (1, L, W) float32
+        steps, seed : int
+        """
+        resident = self._resident
+        assert resident is not None, "the caller looks at `resident`"
+        plan, beta, gpu = self._plan(self._spec.schedule, steps), self._spec.beta, resident.gpu
+        began, denoised, decoded = self._clocks(gpu)
+        resident.send(plan, _philox(seed))
+        upstream()
+        gpu.note(began)
+        resident.begin(states, beta, latent, clip)
+        for k in range(steps):
+            resident.step(plan, k)
+        resident.end(plan, steps)
+        gpu.note(denoised)
+        resident.decode()
+        gpu.note(decoded)
+        gpu.wait()
+        return self._made(resident, steps)
+
+    @property
+    def on_device(self) -> Resident:
+        """What denoises on the GPU; only where `resident`."""
+        assert self._resident is not None, "the caller looks at `resident`"
+        return self._resident
+
+    def _clocks(self, gpu: Gpu) -> list[Any]:
+        if not self._events:
+            self._events = [gpu.clock() for _ in range(3)]
+        return self._events
+
+    def _made(self, resident: Resident, steps: int) -> Whole:
+        began, denoised, decoded = self._events
+        gpu = resident.gpu
         last = _finite_step(Step(steps, steps, resident.latent))
         return Whole(
             last,

@@ -23,6 +23,9 @@ from .schedule import Schedule
 
 Floats = NDArray[np.float32]
 
+_ALIGNED = 256
+"""Bytes on which a volume begins in device memory."""
+
 
 class Resident:
     """U-Net and VAE with everything between them, on one GPU and one stream.
@@ -43,8 +46,6 @@ class Resident:
         (1, E) float32 for every timestep.
     empty_states : (1, L, W) float32
         States of no text.
-    room_bytes : int
-        What else is to come in with the noise, in one copy; see `inbox`.
     """
 
     def __init__(
@@ -58,14 +59,13 @@ class Resident:
         schedules: Mapping[str, Schedule],
         times: Mapping[float, Floats],
         empty_states: Floats,
-        room_bytes: int = 0,
     ) -> None:
         self.gpu = gpu
         self._unet, self._vae = unet, vae
         self._spec, self._arrays = spec, arrays
         self._arithmetic = Arithmetic(gpu)
         self._size = size = math.prod(spec.latent_shape)
-        self._clip_size = clip = unet.inputs["class_labels"].shape[1] // 2
+        self._clip_size = unet.inputs["class_labels"].shape[1] // 2
         widest = max(len(schedule.final) for schedule in schedules.values())
         self._met = gpu.allocate((widest, size), np.float32)
         self._clean = gpu.allocate((1, *spec.latent_shape), np.float32)
@@ -76,26 +76,39 @@ class Resident:
         self._time_of = {time: row for row, time in enumerate(rows)}
         table = np.concatenate([times[time] for time in rows])
         self._times = self._constant(table.astype(unet.inputs["time"].dtype))
-        # latent, noise and the CLIP vector's shift lie side by side, and then whatever else comes
-        front = 4 * (2 * size + clip)
-        self._inbox = gpu.allocate((front + room_bytes,), np.uint8)
-        self._latent = self._inbox.part(0, (size,), np.float32)
-        self._mixed = self._inbox.part(0, (2, size), np.float32)
-        self._shift = self._inbox.part(8 * size, (clip,), np.float32)
-        self.room = self._inbox.part(front, (room_bytes,)) if room_bytes else None
-        """Device memory that `send` fills from `inbox`."""
-        self._pinned = gpu.pinned((front + room_bytes,), np.uint8)
-        numbers = self._pinned[:front].view(np.float32)
-        self._host_latent = numbers[:size]
-        self._host_noise, self._host_shift = numbers[size : 2 * size], numbers[2 * size :]
-        self.inbox = self._pinned[front:]
-        """Pinned host memory for what else is to come in."""
+        self.reserve(0)
         self._steps_noise = gpu.pinned((widest, size), np.float32)
         self._scale = self._constant(np.asarray(arrays["clip_scale"], np.float32).ravel())
         self._prepare_guidance(empty_states)
         self._states: Floats | None = None
         self._image = gpu.pinned(vae.outputs["image"].shape, vae.outputs["image"].dtype)
         self._latent_out = gpu.pinned((1, *spec.latent_shape), np.float32)
+
+    def reserve(self, room_bytes: int) -> None:
+        """Make room for what else is to come in with the noise, in one copy.
+
+        Parameters
+        ----------
+        room_bytes : int
+            Size of `inbox` on the host and of `room` on the device. What was there before is freed
+            with the Gpu.
+        """
+        size, clip, gpu = self._size, self._clip_size, self.gpu
+        # latent, noise and the CLIP vector's shift lie side by side, and then whatever else comes
+        numbers = 2 * size + clip
+        front = -(-4 * numbers // _ALIGNED) * _ALIGNED
+        self._inbox = gpu.allocate((front + room_bytes,), np.uint8)
+        self._latent = self._inbox.part(0, (size,), np.float32)
+        self._mixed = self._inbox.part(0, (2, size), np.float32)
+        self._shift = self._inbox.part(8 * size, (clip,), np.float32)
+        self.room = self._inbox.part(front, (room_bytes,))
+        """Device memory that `send` fills from `inbox`."""
+        self._pinned = gpu.pinned((front + room_bytes,), np.uint8)
+        host = self._pinned[: 4 * numbers].view(np.float32)
+        self._host_latent = host[:size]
+        self._host_noise, self._host_shift = host[size : 2 * size], host[2 * size :]
+        self.inbox = self._pinned[front:]
+        """Pinned host memory for what else is to come in."""
 
     def _constant(self, values: NDArray[Any]) -> Buffer:
         buffer = self.gpu.allocate(values.shape, values.dtype)
