@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from plots import Bar, Distribution, bars, distributions
+from plots import Bar, Distribution, Panel, bars, curves, distributions
 from tables import generic, is_summary, measured_on, percentiles, table
 
 FOLDER = Path(__file__).resolve().parent
@@ -154,12 +154,33 @@ def roofline(name: str, result: Json) -> tuple[list[str], Files]:
     return [f"![roofline]({picture})", table(rows), f"Limits, measured: {limits}."], {picture: plot}
 
 
+def quality(name: str, result: Json) -> tuple[list[str], Files]:
+    """A document of `reconstruction_quality.py`."""
+    what = {"pixcorr": "PixCorr", "ssim": "SSIM", "two_way": "two-way identification"}
+    steps, starts = list[Panel](), list[Panel]()
+    for metric, label in what.items():
+        by_schedule: dict[str, list[tuple[float, float]]] = {}
+        for row in result["schedules"]:
+            point = row["ms"].get("p50", row["ms"]["max"]), row[metric]
+            by_schedule.setdefault(row["schedule"], []).append(point)
+        by_text: dict[str, list[tuple[float, float]]] = {}
+        for row in result["starts"]:
+            by_text.setdefault(f"text: {row['text']}", []).append((row["beta"], row[metric]))
+        steps.append(Panel(label, "ms a picture", by_schedule, logarithmic=True))
+        starts.append(Panel(label, "share of noise", by_text))
+    picture = f"results/{name}.svg"
+    plot = curves("Quality against time, and against the share of noise", [steps, starts])
+    return [f"![quality]({picture})", *generic(result)], {picture: plot}
+
+
 def kind_of(result: Json) -> Callable[[str, Json], tuple[list[str], Files]]:
     """What renders a result."""
     if "warm" in result and "cold" in result:
         return bench
     if "limits" in result and "graph" in result["rows"][0]:
         return roofline
+    if "schedules" in result and "starts" in result:
+        return quality
     rows = result.get("rows")
     if isinstance(rows, list) and rows and "contender" in rows[0] and is_summary(rows[0].get("ms")):
         return peers

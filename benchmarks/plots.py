@@ -1,4 +1,5 @@
-"""Plain SVG for the results page: bars with intervals, and distributions. No dependency, no state.
+"""Plain SVG for the results page: bars with intervals, distributions, and curves. No dependency, no
+state.
 
 The same numbers give the same bytes, so that a plot changes in the repository only with its result.
 """
@@ -6,12 +7,12 @@ The same numbers give the same bytes, so that a plot changes in the repository o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 WIDTH, ROW, LEFT, RIGHT, TOP = 820, 26, 300, 110, 44
-COLOURS = ("#3465a4", "#cc6f00", "#4e9a06", "#75507b", "#888a85")
+COLOURS = ("#3465a4", "#cc6f00", "#4e9a06", "#75507b", "#888a85", "#c4263c")
 _FONT = 'font-family="sans-serif" font-size="13"'
 
 
@@ -34,6 +35,17 @@ class Distribution(NamedTuple):
     low: float
     high: float
     counts: Sequence[int]
+
+
+class Panel(NamedTuple):
+    """Curves over one pair of axes."""
+
+    label: str
+    x_label: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+    """Points (x, y) by what the curve is of; the names are the same in all panels of a row."""
+    logarithmic: bool = False
+    """The x axis."""
 
 
 def bars(title: str, rows: Sequence[Bar], unit: str, *, logarithmic: bool = False) -> str:
@@ -90,6 +102,57 @@ def distributions(title: str, rows: Sequence[Distribution], unit: str) -> str:
     for value, anchor in ((least, "start"), (math.sqrt(least * most), "middle"), (most, "end")):
         body.append(_text(x(value), bottom, f"{value:.3g} {unit}", anchor))
     return _picture(title, body, bottom + 12)
+
+
+def curves(title: str, rows: Sequence[Sequence[Panel]]) -> str:
+    """Panels side by side, each row with its own legend."""
+    width, height, body = WIDTH / max(map(len, rows)), 250, list[str]()
+    for number, row in enumerate(rows):
+        top = TOP + number * height
+        names = list(dict.fromkeys(name for panel in row for name in panel.lines))
+        for place, name in enumerate(names):
+            colour = COLOURS[place % len(COLOURS)]
+            left = 16 + place * 130
+            ends = f'x1="{left}" y1="{top}" x2="{left + 18}" y2="{top}"'
+            body.append(f'<line {ends} stroke="{colour}" stroke-width="3"/>')
+            body.append(_text(left + 24, top + 4, name))
+        for column, panel in enumerate(row):
+            body += _panel(panel, column * width + 60, top + 36, width - 80, height - 100, names)
+    return _picture(title, body, TOP + len(rows) * height)
+
+
+def _panel(
+    panel: Panel, left: float, top: float, width: float, height: float, names: Sequence[str]
+) -> list[str]:
+    """One pair of axes with its curves; the ends of the axes are the extremes of the data."""
+    points = [point for line in panel.lines.values() for point in line]
+    scale = math.log if panel.logarithmic else float
+    (x_low, x_high), (y_low, y_high) = (
+        (min(values), max(values)) for values in zip(*points, strict=True)
+    )
+    x_span, y_span = (scale(x_high) - scale(x_low)) or 1.0, (y_high - y_low) or 1.0
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = (scale(x) - scale(x_low)) / x_span, (y - y_low) / y_span
+        return left + across * width, top + (1 - up) * height
+
+    body = [
+        _text(left, top - 10, panel.label),
+        _line(left - 6, top, left - 6, top + height),
+        _line(left - 6, top + height + 6, left + width, top + height + 6),
+        _text(left - 10, top + 10, f"{y_high:.3g}", "end"),
+        _text(left - 10, top + height, f"{y_low:.3g}", "end"),
+        _text(left, top + height + 22, f"{x_low:.3g}"),
+        _text(left + width / 2, top + height + 22, panel.x_label, "middle"),
+        _text(left + width, top + height + 22, f"{x_high:.3g}", "end"),
+    ]
+    for name, line in panel.lines.items():
+        colour = COLOURS[names.index(name) % len(COLOURS)]
+        spots = [place(*point) for point in line]
+        track = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
+        body.append(f'<polyline points="{track}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        body += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in spots]
+    return body
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start") -> str:

@@ -211,6 +211,7 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     frozen = FrozenEncoders(args.checkpoint)
     with Decoder.open(args.bundle, threads=args.threads) as decoder:
+        identity = decoder.bundle.sha256[:12]
         encoded, true = trials(decoder, args.trials, args.repeats)
         spec = decoder.bundle.manifest.diffusion
         assert spec is not None
@@ -226,6 +227,7 @@ def main() -> int:
         "question": "quality of the picture against schedule, steps, start and text",
         **about,
         "bundle": args.bundle,
+        "bundle_sha256": identity,
         "trials": args.trials,
         "repeats": args.repeats,
         "threads": args.threads,

@@ -92,12 +92,19 @@ def of_roofline() -> dict[str, Any]:
             "rows": [row]}  # fmt: skip
 
 
+def of_quality() -> dict[str, Any]:
+    scores = {"pixcorr": 0.9, "ssim": 0.8, "two_way": 1.0, "ms": summary(30)}
+    steps = [{"schedule": name, "steps": n, **scores} for name in ("ddim", "lcm") for n in (1, 8)]
+    starts = [{"beta": b, "text": t, **scores} for b in (0.6, 1.0) for t in ("written", "none")]
+    return {**ABOUT, "trials": 60, "schedules": steps, "starts": starts}
+
+
 def of_another() -> dict[str, Any]:
     rows = [{"what": "caption | text", "score": 0.91, "ms": summary(30)}, {"what": "image"}]
     return {**ABOUT, "trials": 500, "decode_ms": summary(30), "rows": rows}
 
 
-@pytest.mark.parametrize("make", [of_bench, of_peers, of_roofline, of_another])
+@pytest.mark.parametrize("make", [of_bench, of_peers, of_roofline, of_quality, of_another])
 def test_every_row_says_on_what_and_when_it_was_measured(
     make: Any, modules: SimpleNamespace, tmp_path: Path
 ):
