@@ -23,6 +23,12 @@ STAGES = {
     "vae": Stage("diffusion/vae/config.json", ".vae", "train_vae", "picture autoencoder"),
     "unet": Stage("diffusion/model_index.json", ".unet", "train_unet", "diffusion decoder"),
     "encoder": Stage("encoder/model.safetensors", ".encoder", "train_encoder", "ViT3D"),
+    "encoder_12": Stage(
+        "encoder_12/model.safetensors", ".localizing", "train_encoder_12", "ViT3D that localizes"
+    ),
+    "encoder_10": Stage(
+        "encoder_10/model.safetensors", ".localizing", "train_encoder_10", "ViT3D that localizes"
+    ),
     "language": Stage("llm/dialogue.json", ".language", "train_language", "Llama"),
     "trials": Stage(
         "trials/trials.json", ".shipped", "write_trials", "held-out trials for the demo"

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..vit3d import ViT3D, ViT3DConfig
 from .clip import SIZE
+from .geometry import write_geometry
 from .linear_decoder import Imitation, LinearDecoder
 from .places import OrderReader, PlaceReader
 from .sampler import PATTERNS, Sampler, smooth_patterns
 from .scenes import Scenes, draw_scenes
 from .targets import Targets, training_targets
 from .training import Recipe, half_precision, train
-from .trials import CUBE, KEEP_FRACTION, union_mask
+from .trials import CUBE, KEEP_FRACTION
 from .vae import LATENT_SHAPE
 from .world import GRID, Subject
 
@@ -71,7 +71,7 @@ def train_encoder(checkpoint: Path, work: Path) -> None:
     sampler = Sampler(work)
     torch.manual_seed(51)
     encoder = ViT3D(config(len(sampler.active)))
-    _start(encoder, sampler)
+    start(encoder, sampler)
     model = Reading(encoder, sampler)
     encoder.compile()
     state = work / "encoder.safetensors"
@@ -79,12 +79,12 @@ def train_encoder(checkpoint: Path, work: Path) -> None:
     to_unit_size(encoder, sampler)
     encoder.patch_embed = on_voxels(encoder.patch_embed)
     encoder.save(checkpoint / "encoder")
-    _save_geometry(sampler, checkpoint)
+    write_geometry(sampler, checkpoint)
     state.unlink(missing_ok=True)
 
 
 @torch.no_grad()
-def _start(model: ViT3D, sampler: Sampler) -> None:
+def start(model: ViT3D, sampler: Sampler) -> None:
     """Weights to start from, and a patch embedding on the sampler's coefficients.
 
     Coefficients are brought to one scale, else a cube's mean, mostly noise, drowns its patterns.
@@ -93,7 +93,7 @@ def _start(model: ViT3D, sampler: Sampler) -> None:
     """
     rng = np.random.default_rng(54)
     scale = sampler.batch(draw_scenes(96, rng), rng).std((0, 1))
-    model.patch_embed = nn.Linear(PATTERNS, model.config.hidden_size)
+    model.patch_embed = nn.Linear(sampler.patterns, model.config.hidden_size)
     nn.init.orthogonal_(model.patch_embed.weight)
     model.patch_embed.weight /= scale
     nn.init.normal_(model.position, std=POSITION_STD)
@@ -119,11 +119,11 @@ def to_unit_size(encoder: ViT3D, sampler: Sampler) -> None:
     last.bias /= size
 
 
-def on_voxels(embed: nn.Linear) -> nn.Linear:
+def on_voxels(embed: nn.Linear, cube: int = CUBE) -> nn.Linear:
     """A patch embedding of pattern coefficients as one of voxels, the same map."""
-    out = nn.Linear(CUBE**3, embed.out_features)
+    out = nn.Linear(cube**3, embed.out_features)
     with torch.no_grad():
-        out.weight.copy_(embed.weight @ smooth_patterns(embed.in_features))
+        out.weight.copy_(embed.weight @ smooth_patterns(embed.in_features, cube))
         out.bias.copy_(embed.bias)
     return out
 
@@ -198,24 +198,3 @@ def paper_loss(clip: Tensor, latent: Tensor, targets: Targets) -> Tensor:
     semantic = ((clip.float() - targets.clip) ** 2).sum(1)
     visual = ((latent.float() - targets.latent) ** 2).sum((1, 2, 3))
     return (semantic + ALPHA * visual).mean()
-
-
-def _save_geometry(sampler: Sampler, checkpoint: Path) -> None:
-    folder = checkpoint / "geometry"
-    folder.mkdir(parents=True, exist_ok=True)
-    volumes = {"mask": union_mask().astype(np.uint8)}
-    for name, tokens in (("mean", sampler.mean), ("std", sampler.std)):
-        # Rounded to half precision, which gzip packs well.
-        volumes[name] = to_volume(tokens, sampler.active).half().float().numpy()
-    for name, volume in volumes.items():
-        nib.save(nib.Nifti1Image(volume, Subject("S1").affine), folder / f"{name}.nii.gz")
-
-
-def to_volume(tokens: Tensor, active: Tensor) -> Tensor:
-    """Tokens (N, C) put back on the model grid, 0 elsewhere: (83, 104, 81) float32."""
-    counts = [-(-size // CUBE) for size in GRID]
-    cubes = torch.zeros(int(np.prod(counts)), CUBE**3)
-    cubes[active] = tokens
-    padded = cubes.view(*counts, CUBE, CUBE, CUBE).permute(0, 3, 1, 4, 2, 5)
-    full = padded.reshape([n * CUBE for n in counts])
-    return full[: GRID[0], : GRID[1], : GRID[2]].contiguous()

@@ -38,7 +38,8 @@ from .trials import CUBE, active_cubes, to_cubes, to_grid, union_mask
 from .world import GRID, SEEN, WORLD_SEED, Subject
 
 PATTERNS = 128
-"""Cosine patterns of a cube; their finest wavelength is 8 mm, well below a cluster of 20 mm."""
+"""Cosine patterns of a cube of 14; their finest wavelength is 8 mm, well below a cluster of 20 mm.
+"""
 POOL = 6000
 """Diffuse noise fields held in memory; a trial's is a random unit combination of three. Many, since
 an encoder learns to be blind to the space that few of them span, and reads new noise worse.
@@ -51,10 +52,15 @@ the paper's augmentation does.
 """
 
 
-def smooth_patterns(count: int) -> Tensor:
+def patterns_of(cube: int) -> int:
+    """How many patterns a cube of another edge needs to be as finely described."""
+    return round(PATTERNS * (cube / CUBE) ** 3)
+
+
+def smooth_patterns(count: int, cube: int = CUBE) -> Tensor:
     """The `count` smoothest cosine patterns of a cube, (count, C) float32, orthonormal."""
-    k = np.arange(CUBE)
-    basis = np.cos(np.pi * np.outer(k, k + 0.5) / CUBE)
+    k = np.arange(cube)
+    basis = np.cos(np.pi * np.outer(k, k + 0.5) / cube)
     basis /= np.linalg.norm(basis, axis=1, keepdims=True)
     triples = np.stack(np.meshgrid(k, k, k, indexing="ij"), -1).reshape(-1, 3)
     triples = triples[np.argsort((triples**2).sum(1), kind="stable")[:count]]
@@ -65,8 +71,17 @@ def smooth_patterns(count: int) -> Tensor:
 class Sampler:
     """Independent trials of the seen subjects as pattern coefficients of normalised cubes.
 
+    Parameters
+    ----------
+    work : Path
+        Folder that keeps what is worked out once.
+    cube : int
+        Edge of the cubes.
+
     Attributes
     ----------
+    cube, patterns : int
+        Edge, and coefficients of each cube, P.
     active : (N,) int64 tensor
         Active cubes.
     mean, std : (N, C) float32
@@ -74,18 +89,19 @@ class Sampler:
         switched off.
     """
 
-    def __init__(self, work: Path) -> None:
-        cache = work / "sampler.safetensors"
+    def __init__(self, work: Path, cube: int = CUBE) -> None:
+        self.cube, self.patterns = cube, patterns_of(cube)
+        cache = work / ("sampler.safetensors" if cube == CUBE else f"sampler_{cube}.safetensors")
         if not cache.exists():
             cache.parent.mkdir(parents=True, exist_ok=True)
-            save_file(_prepare(), cache)
+            save_file(_prepare(cube), cache)
         saved = load_file(cache)
         self.active, self.mean, self.std = saved["active"], saved["mean"], saved["std"]
         self._linear, self._offset = saved["linear"], saved["offset"]
         self._white, self._pool = saved["white"], saved["pool"].float()
 
     def batch(self, scenes: Scenes, rng: np.random.Generator) -> Tensor:
-        """Coefficients (B, N, 128) float32 of one trial for each scene; subjects take turns."""
+        """Coefficients (B, N, P) float32 of one trial for each scene; subjects take turns."""
         count = len(scenes)
         share = rng.dirichlet((1.0, 1.0, 1.0), count)
         share[rng.random(count) < SINGLE_SHARE] = (1, 0, 0)
@@ -94,14 +110,23 @@ class Sampler:
 
     def places(self) -> Tensor:
         """The place that each cube sees best, (N,) int64: where most of a place's signal lies."""
+        energy = self._energy()
+        return (energy / energy.sum(0)).argmax(1)
+
+    def shares(self) -> Tensor:
+        """How much of what a cube says is about each place, (N, 9) float32, of sum 1."""
+        energy = self._energy()
+        return energy / energy.sum(1, keepdim=True)
+
+    def _energy(self) -> Tensor:
+        """Signal of every place in each cube, (N, 9)."""
         signal = self._linear[:, : PER_PLACE * len(PLACES)].square()
         energy = signal.unflatten(1, (len(PLACES), PER_PLACE)).unflatten(3, (len(self.active), -1))
-        energy = energy.sum((0, 2, 4))  # (places, N)
-        return (energy / energy.sum(1, keepdim=True)).argmax(0)
+        return energy.sum((0, 2, 4)).T
 
     def moments(self, noise: float) -> tuple[Tensor, Tensor]:
         """Second moments over scenes, noise and seen subjects, its variance scaled by `noise`:
-        covariance of features with coefficients (67, N 128), and of coefficients (N 128, N 128).
+        covariance of features with coefficients (67, N P), and of coefficients (N P, N P).
         """
         features = torch.from_numpy(FEATURE_COVARIANCE).float()
         diffuse = self._pool.flatten(1)
@@ -144,18 +169,18 @@ class Sampler:
         return out
 
 
-def _prepare() -> dict[str, Tensor]:
+def _prepare(cube: int) -> dict[str, Tensor]:
     mask = union_mask()
-    active = active_cubes(mask)
+    active = active_cubes(mask, cube)
     meter = Progress("world", 2 * len(SEEN) + POOL // len(MIRRORED))
     brains = [Brain(Subject(name)) for name in SEEN]
     maps = []
     for i, brain in enumerate(brains):
-        maps.append(_linear_map(brain, active))
+        maps.append(_linear_map(brain, active, cube))
         meter(i + 1, 0.0)
-    mean, std = _statistics(brains, maps, active)
+    mean, std = _statistics(brains, maps, active, cube)
     inverse = torch.where(std > 0, 1 / std.clamp_min(1e-6), 0.0)
-    patterns = smooth_patterns(PATTERNS)
+    patterns = smooth_patterns(patterns_of(cube), cube)
 
     def project(tokens: Tensor) -> Tensor:
         return (tokens.view(-1, *inverse.shape) * inverse) @ patterns.T
@@ -163,7 +188,7 @@ def _prepare() -> dict[str, Tensor]:
     linear = torch.stack([project(m).flatten(1) for m in maps])
     white = []
     for i, brain in enumerate(brains):
-        variance = (_white_variance(brain, active).view(inverse.shape) * inverse**2) @ (
+        variance = (_white_variance(brain, active, cube).view(inverse.shape) * inverse**2) @ (
             patterns**2
         ).T
         white.append(variance.sqrt())
@@ -178,7 +203,7 @@ def _prepare() -> dict[str, Tensor]:
         field = torch.from_numpy(smooth_noise(GRID, DIFFUSE_SIGMA_MM, rng))
         # Noise on a torus has the same distribution in every mirror.
         mirrored = torch.stack([field.flip(axes) for axes in MIRRORED]) * brain_grid
-        pool.append(NOISE_PERCENT * np.sqrt(DIFFUSE) * project(to_cubes(mirrored, active)))
+        pool.append(NOISE_PERCENT * np.sqrt(DIFFUSE) * project(to_cubes(mirrored, active, cube)))
         meter(2 * len(SEEN) + i + 1, 0.0)
     return {
         "active": active,
@@ -191,21 +216,21 @@ def _prepare() -> dict[str, Tensor]:
     }
 
 
-def _linear_map(brain: Brain, active: Tensor) -> Tensor:
+def _linear_map(brain: Brain, active: Tensor, cube: int) -> Tensor:
     """Features and mode amplitudes to raw tokens in percent, (67 + 12, N C)."""
     signal = brain.signal(np.eye(FEATURES, dtype=np.float32))
     modes = (
         brain.modes * brain.subject.brain * np.float32(NOISE_PERCENT * np.sqrt(MODES / MODE_COUNT))
     )
-    return torch.cat([_tokens(signal, active), _tokens(modes, active)])
+    return torch.cat([_tokens(signal, active, cube), _tokens(modes, active, cube)])
 
 
-def _tokens(volumes: NDArray[np.generic], active: Tensor) -> Tensor:
+def _tokens(volumes: NDArray[np.generic], active: Tensor, cube: int) -> Tensor:
     grid = to_grid(torch.from_numpy(np.asarray(volumes, np.float32)))
-    return to_cubes(grid, active).flatten(1)
+    return to_cubes(grid, active, cube).flatten(1)
 
 
-def _white_variance(brain: Brain, active: Tensor) -> Tensor:
+def _white_variance(brain: Brain, active: Tensor, cube: int) -> Tensor:
     """Variance of a subject's white noise in every token voxel, (N C,): interpolation averages
     neighbours.
     """
@@ -217,10 +242,12 @@ def _white_variance(brain: Brain, active: Tensor) -> Tensor:
         factors.append((weights**2).sum(0))
     variance = torch.einsum("i,j,k->ijk", *factors)[None]
     inside = to_grid(torch.from_numpy(brain.subject.brain.astype(np.float32))[None])
-    return (NOISE_PERCENT**2 * WHITE * to_cubes(variance * inside, active)).flatten()
+    return (NOISE_PERCENT**2 * WHITE * to_cubes(variance * inside, active, cube)).flatten()
 
 
-def _statistics(brains: list[Brain], maps: list[Tensor], active: Tensor) -> tuple[Tensor, Tensor]:
+def _statistics(
+    brains: list[Brain], maps: list[Tensor], active: Tensor, cube: int
+) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every voxel over single trials of all seen subjects, in closed
     form.
     """
@@ -231,14 +258,14 @@ def _statistics(brains: list[Brain], maps: list[Tensor], active: Tensor) -> tupl
     for brain, linear in zip(brains, maps, strict=True):
         signal, modes = linear[:FEATURES].double(), linear[FEATURES:].double()
         mean = torch.from_numpy(FEATURE_MEAN) @ signal
-        inside = _tokens(brain.subject.brain[None], active)[0].double()
+        inside = _tokens(brain.subject.brain[None], active, cube)[0].double()
         variance = ((root.T @ signal) ** 2).sum(0) + (modes**2).sum(0)
-        variance += NOISE_PERCENT**2 * DIFFUSE * inside**2 + _white_variance(brain, active)
+        variance += NOISE_PERCENT**2 * DIFFUSE * inside**2 + _white_variance(brain, active, cube)
         first.append(mean)
         second.append(variance + mean**2)
     mean = torch.stack(first).mean(0)
     std = (torch.stack(second).mean(0) - mean**2).clamp_min(0).sqrt()
     # A voxel that almost never lies in a brain has no scale; it is switched off.
     std[std < 0.3 * NOISE_PERCENT] = 0
-    shape = (len(active), CUBE**3)
+    shape = (len(active), cube**3)
     return mean.float().view(shape), std.float().view(shape)

@@ -23,6 +23,7 @@ from .scenes import Scenes
 from .world import GRID, NATIVE_SHAPES, Subject
 
 CUBE = 14
+"""Edge of a cube of the encoder that decodes."""
 KEEP_FRACTION = 0.05
 
 
@@ -69,15 +70,15 @@ def to_grid(volumes: Tensor) -> Tensor:
     return F.interpolate(volumes[:, None], size=GRID, mode="trilinear", align_corners=False)[:, 0]
 
 
-def to_cubes(volumes: Tensor, active: Tensor) -> Tensor:
-    """Volumes on the model grid, (B, 83, 104, 81), as active cubes (B, N, 2744), padded at the
+def to_cubes(volumes: Tensor, active: Tensor, cube: int = CUBE) -> Tensor:
+    """Volumes on the model grid, (B, 83, 104, 81), as active cubes (B, N, cube^3), padded at the
     back.
     """
-    pads = [(-size) % CUBE for size in GRID]
+    pads = [(-size) % cube for size in GRID]
     padded = F.pad(volumes, (0, pads[2], 0, pads[1], 0, pads[0]))
     b, x, y, z = padded.shape
-    cubes = padded.reshape(b, x // CUBE, CUBE, y // CUBE, CUBE, z // CUBE, CUBE)
-    return cubes.permute(0, 1, 3, 5, 2, 4, 6).reshape(b, -1, CUBE**3)[:, active]
+    cubes = padded.reshape(b, x // cube, cube, y // cube, cube, z // cube, cube)
+    return cubes.permute(0, 1, 3, 5, 2, 4, 6).reshape(b, -1, cube**3)[:, active]
 
 
 def union_mask() -> NDArray[np.bool_]:
@@ -89,8 +90,8 @@ def union_mask() -> NDArray[np.bool_]:
     return mask
 
 
-def active_cubes(mask: NDArray[np.bool_]) -> Tensor:
+def active_cubes(mask: NDArray[np.bool_], cube: int = CUBE) -> Tensor:
     """Flat indices of the cubes of which at least five percent lie in the mask, (N,) int64."""
-    everything = torch.arange(int(np.prod([-(-size // CUBE) for size in GRID])))
-    share = to_cubes(torch.from_numpy(mask.astype(np.float32))[None], everything)[0].mean(1)
+    everything = torch.arange(int(np.prod([-(-size // cube) for size in GRID])))
+    share = to_cubes(torch.from_numpy(mask.astype(np.float32))[None], everything, cube)[0].mean(1)
     return everything[share >= KEEP_FRACTION]
