@@ -80,6 +80,7 @@ _FLAGS = {
     "'trigger'": "--trigger",
     "'top_k'": "--top-k",
     "'top_p'": "--top-p",
+    "'vram'": "--vram",
     "'warm_up'": "--warm-up",
     **{f"'{n}'": f"--{n}" for n in ("ask", "device", "seed", "steps", "temperature", "threads")},
 }

@@ -23,6 +23,7 @@ from .devices import stage_devices
 from .errors import InputError
 from .events import Done, Event
 from .localization.locating import Locating, placed
+from .memory_plan import parse_size
 from .request import Request, task_list
 from .result import Result
 from .stages import Stages, open_stages, warm_up
@@ -52,6 +53,7 @@ class Decoder(Locating):
         threads: int = 2,
         *,
         warm: bool = True,
+        vram: str | None = None,
     ) -> Decoder:
         """Open a bundle; everything that can fail fails here.
 
@@ -66,19 +68,22 @@ class Decoder(Locating):
         warm : bool
             Run every stage once, so that the first decode is as fast as the next and deadlines can
             be planned. False suits a single decode without a deadline.
+        vram : str, optional
+            Most of the GPU's memory that may be used, for example "8G"; by default all of it.
 
         Raises
         ------
         BundleError
             No bundle, a changed or missing file, a newer schema, parts that do not fit together.
         DeviceError
-            A device that cannot be used.
+            A device that cannot be used, or whose memory does not suffice.
         MissingExtraError
             A library that is not installed.
         """
         devices = stage_devices(device)
+        vram_bytes = None if vram is None else parse_size(vram)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        stages = open_stages(opened, devices, threads)
+        stages = open_stages(opened, devices, threads, vram_bytes)
         costs = Costs()
         try:
             if warm:

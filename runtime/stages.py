@@ -17,12 +17,14 @@ from .engines.gpu import Gpu
 from .engines.onnx_cpu import OnnxEngine
 from .engines.onnx_cuda import OnnxCudaEngine
 from .engines.rtx import open_rtx
+from .engines.scratch import Scratch
 from .engines.tensorrt import open_tensorrt
 from .errors import InputError
 from .kernels import open_kernels
 from .language import LanguageModel
 from .localization.localizer import NONE, Localizer, open_localizer
 from .manifest import EncoderSpec
+from .memory_plan import plan_memory
 from .pictures import Pictures, open_pictures, open_ranker, warm_pictures
 from .preprocess import Preprocessor
 
@@ -92,7 +94,9 @@ class Stages:
         self.engines.close()
 
 
-def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Stages:
+def open_stages(
+    bundle: Bundle, devices: Mapping[str, str], threads: int, vram_bytes: int | None = None
+) -> Stages:
     """Open every stage of a bundle.
 
     Parameters
@@ -102,6 +106,8 @@ def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Sta
         Device of each stage, from `stage_devices`.
     threads : int
         CPU threads of each engine.
+    vram_bytes : int, optional
+        Most of the GPU's memory that may be used; by default all of it.
 
     Raises
     ------
@@ -116,7 +122,7 @@ def open_stages(bundle: Bundle, devices: Mapping[str, str], threads: int) -> Sta
     """
     if not 1 <= threads <= MOST_THREADS:
         raise InputError(f"'threads' must be 1 to {MOST_THREADS}; got {threads}")
-    engines = Engines(bundle, devices, threads)
+    engines = Engines(bundle, devices, threads, vram_bytes)
     try:
         return _open_stages(bundle, devices, threads, engines)
     except BaseException:
@@ -174,21 +180,33 @@ class Engines:
     Raises
     ------
     DeviceError
-        A GPU that was asked for and cannot be used.
+        A GPU that was asked for and cannot be used, or whose memory does not suffice.
     MissingExtraError
         cuda-python is not installed.
     """
 
-    def __init__(self, bundle: Bundle, devices: Mapping[str, str], threads: int) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        devices: Mapping[str, str],
+        threads: int,
+        vram_bytes: int | None = None,
+    ) -> None:
         self._bundle = bundle
         self._devices = devices
         self._threads = threads
         self.opened: list[Engine] = []
         wanted = {stage: name for stage, name in devices.items() if name != "cpu"}
+        plan = plan_memory(bundle, devices)
+        if vram_bytes is not None:
+            plan.check(vram_bytes, "'vram'")
         if wanted:
-            need_gpu(next(iter(wanted.values())))
+            card = need_gpu(next(iter(wanted.values())))
+            plan.check(card.memory_bytes, card.name)
         graphs = [name for stage, name in wanted.items() if stage not in _OPEN_THEIR_OWN]
         self.gpu = Gpu.open(device=graphs[0]) if graphs else None
+        self._scratch: Scratch | None = None
+        self._scratch_bytes = plan.shared_bytes
 
     def open(self, stage: str, file: str) -> Engine:
         """Open the graph of a stage."""
@@ -205,7 +223,9 @@ class Engines:
         if device == "cuda":
             return OnnxCudaEngine(stage, path, gpu)
         opener = open_rtx if device == "rtx" else open_tensorrt
-        return opener(self._bundle, stage, path, gpu)
+        # one stream, so one buffer for all
+        self._scratch = self._scratch or Scratch(gpu, self._scratch_bytes)
+        return opener(self._bundle, stage, path, gpu, self._scratch)
 
     def close(self) -> None:
         """Free the graphs, then the GPU that they share; may be called twice."""

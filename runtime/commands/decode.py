@@ -68,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)"
     )
+    parser.add_argument(
+        "--vram",
+        metavar="SIZE",
+        help="most of the GPU's memory to use, for example 8G (default: all)",
+    )
     parser.add_argument("--index", type=int, metavar="I", help="which volume of a 4-D file, from 0")
     parser.add_argument(
         "--out",
@@ -97,7 +102,11 @@ def task_names(text: str) -> tuple[str, ...]:
 def run(args: argparse.Namespace) -> int:
     """Decode, write the files, print the answers."""
     with Decoder.open(
-        args.bundle, args.device, args.threads, warm=args.deadline is not None
+        args.bundle,
+        args.device,
+        args.threads,
+        warm=args.deadline is not None,
+        vram=args.vram,
     ) as decoder:
         result = decoder.decode(
             args.volume,

@@ -51,6 +51,11 @@ class GraphFile:
     external: tuple[Path, ...]
     """Files beside it that hold weights."""
 
+    @property
+    def edges_bytes(self) -> int:
+        """Of all inputs and outputs."""
+        return sum(_size(spec) for spec in (*self.inputs.values(), *self.outputs.values()))
+
     @classmethod
     def read(cls, path: Path) -> GraphFile:
         """Read a graph.
