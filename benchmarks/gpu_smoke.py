@@ -3,7 +3,8 @@
     python -P benchmarks/gpu_smoke.py [--device cuda,language=cpu,concept_encoder=cpu]
 
 It needs no network. Each check prints a line; what fails is listed at the end, with exit code 1, so
-that one run tells all there is to tell. The times at its end are a first look, not a benchmark: see gpu_suite.py.
+that one run tells all there is to tell. The times at its end are a first look, not a benchmark:
+see gpu_suite.py.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from .backends import gpu_report
 from .bundle import REFERENCE, Bundle
-from .devices import AVAILABLE, DEVICES, stage_devices
+from .devices import stage_devices
 from .errors import ScansideError
 from .stages import open_stages
 from .user_cache import cache_folder
@@ -57,6 +58,7 @@ def examine(bundle: str | None) -> Report:
     report.sections["machine"] = _machine()
     report.sections["packages"] = _packages(report.problems)
     report.sections["engines"] = _engines(report.problems)
+    report.sections["devices"] = gpu_report()
     if bundle is not None:
         report.sections["bundle"] = _bundle(bundle, report.problems)
     return report
@@ -106,7 +108,7 @@ def _packages(problems: list[Problem]) -> dict[str, str]:
 
 def _engines(problems: list[Problem]) -> dict[str, str]:
     """Loads the engines, since an installed package may still fail to load."""
-    found = {device: _stages_on(device) for device in DEVICES}
+    found: dict[str, str] = {}
     try:
         import onnxruntime
 
@@ -131,13 +133,6 @@ def _engines(problems: list[Problem]) -> dict[str, str]:
             )
         )
     return found
-
-
-def _stages_on(device: str) -> str:
-    stages = [stage for stage, devices in AVAILABLE.items() if device in devices]
-    if len(stages) == len(AVAILABLE):
-        return "on"
-    return f"for {', '.join(stages)} only" if stages else "not in this version"
 
 
 def _bundle(where: str, problems: list[Problem]) -> dict[str, str]:

@@ -83,3 +83,17 @@ def test_a_missing_export_extra_is_no_problem(
     pretend(monkeypatch, torch=None)
     assert main(["doctor"]) == 0
     assert "off, lacks torch: pip install 'scanside[export]'" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    Path("/dev/nvidiactl").exists(), reason="this machine has a driver, so backends may run"
+)
+def test_without_a_driver_each_backend_says_what_it_lacks(capsys: pytest.CaptureFixture[str]):
+    assert main(["doctor", "--json"]) == 0
+    devices = json.loads(capsys.readouterr().out)["sections"]["devices"]
+    assert devices["driver"].startswith("none that can be used: no NVIDIA driver was found")
+    assert devices["cpu"] == "runs"
+    for backend in ("cuda", "rtx", "tensorrt", "language on cuda"):
+        assert devices[backend] == (
+            "no: there is no driver; install the NVIDIA driver 580 or newer of your card"
+        )

@@ -27,6 +27,7 @@ from ..errors import BundleError, DeviceError, InputError, MissingExtraError
 from ..manifest import TensorSpec
 from .buffer import Buffer
 from .capture import Captured
+from .cuda_packages import load_cuda_packages
 from .gpu import Gpu
 from .onnx_cpu import contract_of, first_line, onnxruntime, single
 from .placement import check_placement, node_placement
@@ -223,6 +224,7 @@ def load_cuda(ort: Any) -> None:
             f"onnxruntime {ort.__version__} is the one without CUDA; run pip uninstall -y "
             "onnxruntime onnxruntime-gpu && pip install 'scanside[gpu]'"
         )
+    load_cuda_packages()
     said = io.StringIO()
     with redirect_stdout(said):  # it prints, and stdout may be a JSON document
         ort.preload_dlls()
