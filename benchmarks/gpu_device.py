@@ -1,0 +1,72 @@
+"""The card, its libraries, and the resample kernel of the GPU suite."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from timing import machine
+
+Json = dict[str, Any]
+HERE = Path(__file__).resolve().parent
+PACKAGES = (
+    "onnxruntime-gpu", "llama-cpp-python", "torch", "triton", "diffusers", "transformers",
+    "cuda-bindings", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cuda-runtime", "nibabel",
+)  # fmt: skip
+QUERY = "name,driver_version,memory.total,clocks.sm,clocks.mem,power.limit,persistence_mode"
+
+
+def device_part(args: Namespace, _: str) -> Json:
+    """Card, driver, versions; a GPU that can be opened."""
+    found: Json = {**machine(), "packages": {name: _installed(name) for name in PACKAGES}}
+    if args.device == "cpu":
+        return found
+    asked = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"]
+    if shutil.which("nvidia-smi"):
+        said = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+        found["nvidia_smi"] = dict(zip(QUERY.split(","), said.split(", "), strict=False))
+    from scanside.runtime.engines.gpu import Gpu
+
+    gpu = Gpu.open()
+    found["capability"] = list(gpu.device.capability)
+    gpu.close()
+    return found
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def kernel_part(args: Namespace, _: str) -> Json:
+    """`resample_gpu.py` with fewer rounds."""
+    kept = args.scratch / "parts" / "resample_gpu.json"
+    words = [sys.executable, str(HERE / "resample_gpu.py"), str(args.kernels / "kernels")]
+    words += ["--rounds", "100", "--json", str(kept)]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    return json.loads(kept.read_text())
+
+
+def sanitizer_part(args: Namespace, _: str) -> Json:
+    """compute-sanitizer over one launch of the kernel for each kind of volume."""
+    tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if not Path(tool).is_file():
+        raise SystemExit("compute-sanitizer is not installed")
+    found: Json = {}
+    for check in ("memcheck", "racecheck", "initcheck"):
+        words = [tool, "--tool", check, "--error-exitcode", "9", "--target-processes", "all"]
+        words += [sys.executable, str(HERE / "gpu_kernel_once.py"), str(args.kernels / "kernels")]
+        done = subprocess.run(words, capture_output=True, text=True)
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        found[check] = {"exit_code": done.returncode, "last_words": lines[-3:]}
+    if any(row["exit_code"] for row in found.values()):
+        raise SystemExit(json.dumps(found))
+    return found

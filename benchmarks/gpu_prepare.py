@@ -1,0 +1,61 @@
+"""What the GPU suite has to make before it can time: weights, answers of the CPU, a GGUF file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from hollow_graph import fill, weights_file
+
+Json = dict[str, Any]
+NETWORKS = ("encoder", "preview_decoder", "unet", "vae_decoder")
+
+
+def weights_part(args: Namespace, _: str) -> Json:
+    """Copy the bundle, draw what its graphs left out, and let the CPU answer first."""
+    began = time.perf_counter()
+    folder = args.scratch / "full"
+    shutil.copytree(args.full, folder, dirs_exist_ok=True)
+    kernels = args.kernels / "kernels"
+    shutil.copytree(kernels, folder / "kernels", dirs_exist_ok=True)  # as the code wants them now
+    written = fill(folder)
+    list_files(folder)
+    drawn_s = time.perf_counter() - began
+    from gpu_networks import answer_on_cpu
+
+    took: Json = {}
+    for name in NETWORKS:
+        began = time.perf_counter()
+        answer_on_cpu(args, name, args.threads)
+        took[name] = round(time.perf_counter() - began, 1)
+    return {"gb": round(written / 1e9, 2), "drawn_s": round(drawn_s, 1), "cpu_answers_s": took}
+
+
+def list_files(folder: Path) -> None:
+    """Bring the manifest's list of files to what is there now, weights included."""
+    from scanside.runtime.user_cache import sha256_of
+
+    manifest = folder / "manifest.json"
+    document = json.loads(manifest.read_text())
+    files: Json = {}
+    for name, entry in document["files"].items():
+        for path in (folder / name, weights_file(folder / name)):
+            if path.is_file():
+                about = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+                files[str(path.relative_to(folder))] = {**entry, **about}
+    manifest.write_text(json.dumps(document | {"files": files}, indent=1))
+
+
+def gguf_part(args: Namespace, _: str) -> Json:
+    """A language model of 8B parameters."""
+    from random_gguf import SMALL, Shape, write
+
+    began = time.perf_counter()
+    path = args.scratch / "language.part.gguf"
+    size = write(args.full / "tokenizer", path, SMALL if args.small else Shape(), 257)
+    path.replace(args.scratch / "language.gguf")
+    return {"bytes": size, "written_s": round(time.perf_counter() - began, 1)}
