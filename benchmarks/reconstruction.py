@@ -126,7 +126,10 @@ def ask(process: subprocess.Popen[str], order: str) -> dict[str, float]:
     assert process.stdout is not None
     process.stdin.write(order + "\n")
     process.stdin.flush()
-    return json.loads(process.stdout.readline())
+    answer = process.stdout.readline()
+    if not answer:
+        raise SystemExit(f"a contender ended without a picture, with exit code {process.wait()}")
+    return json.loads(answer)
 
 
 def psnr_db(one: Pixels, other: Pixels) -> float:
