@@ -288,12 +288,13 @@ def test_one_that_dies_is_gone_and_the_next_one_is_served(serve):
     assert served.close().trouble is None
 
 
-def test_the_end_of_a_run_ends_every_connection_also_of_those_who_do_not_read(serve):
+@pytest.mark.parametrize("count", [2, 100])  # little enough for the kernel, and more than it holds
+def test_the_end_of_a_run_ends_every_connection_also_of_those_who_do_not_read(serve, count: int):
     served = serve()
     stalled, silent = served.rude(), served.rude(b"")
     assert stalled.recv(12) == b"HTTP/1.1 101"
     assert served.counted("subscribers")
-    served.put(0, 100, text="x" * 8000)  # more than the kernel holds, less than its mailbox
+    served.put(0, count, text="x" * 8000)  # less than its mailbox
     began = time.monotonic()
     served.close()
     assert time.monotonic() - began < WAIT_S

@@ -7,9 +7,11 @@ or says nothing, is sent away and counted. What waits outside waits in the kerne
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
+import struct
 from collections import Counter
 from typing import Any
 
@@ -30,6 +32,7 @@ _MOST_LINE = 4096
 _MOST_HEADERS = 64
 _SEND_BUFFER = 1 << 17
 """Bytes that the kernel keeps for one subscriber, so that one who stops reading is noticed soon."""
+_NO_LINGER = struct.pack("ii", 1, 0)
 _NO_LOG = logging.getLogger("scanside.silent")
 _NO_LOG.addHandler(logging.NullHandler())
 _NO_LOG.propagate = False
@@ -43,6 +46,28 @@ def open_door(address: Address) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     listening.setblocking(False)
     return listening
+
+
+def break_off(transport: asyncio.Transport) -> None:
+    """End a connection at once, and what waits in the kernel for the other side with it."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):  # it has ended already
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    transport.abort()
+
+
+def hurry(transport: asyncio.Transport, patience_s: float) -> None:
+    """Have the kernel break a connection off, if what was sent is not taken for so long.
+
+    It does so also after the connection was closed; where it cannot (Linux can), it offers the rest
+    for minutes to one who does not read.
+    """
+    connection = transport.get_extra_info("socket")
+    if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        with contextlib.suppress(OSError):  # it has ended already
+            patience_ms = int(patience_s * 1e3)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
 
 
 class Connection(web.RequestHandler):
@@ -94,6 +119,7 @@ class Door:
         self._listening, self._server, self._tls, self._counts = listening, server, tls, counts
         self._arriving: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
+        """Of all connections; of those that have ended some are left until the next one comes."""
 
     async def open(self) -> None:
         """Let in whoever comes, until cancelled."""
@@ -101,14 +127,15 @@ class Door:
         credit, at_s = float(_BURST), loop.time()
         while True:
             connection, _ = await loop.sock_accept(self._listening)
-            self._sockets = [held for held in self._sockets if held.fileno() >= 0] + [connection]
+            self._sockets = [held for held in self._sockets if held.fileno() >= 0]
             now_s = loop.time()
             credit = min(float(_BURST), credit + _RATE_HZ * (now_s - at_s)) - 1
             at_s = now_s
-            if len(self._server.connections) + len(self._arriving) >= _MOST_OPEN:
+            if len(self._sockets) >= _MOST_OPEN:
                 self._counts["too many"] += 1
                 connection.close()
             else:
+                self._sockets.append(connection)
                 task = asyncio.create_task(self._let_in(connection))
                 self._arriving.add(task)
                 task.add_done_callback(self._arriving.discard)
@@ -145,4 +172,4 @@ class Door:
             await asyncio.sleep(_SILENT_S)
             if not protocol.asked and not transport.is_closing():
                 self._counts["silent"] += 1
-                transport.abort()
+                break_off(transport)

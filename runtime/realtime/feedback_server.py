@@ -25,7 +25,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from .access import Access
 from .announced import Announced
-from .door import Connection, Door
+from .door import Connection, Door, break_off, hurry
 from .latest import Latest
 from .mailbox import Mailbox
 
@@ -95,7 +95,8 @@ class FeedbackServer:
         with contextlib.suppress(asyncio.CancelledError):
             await self._doorman
         await self._door.close()
-        for box in self._subscribers:
+        for box, transport in self._subscribers.items():
+            hurry(transport, _PARTING_S)
             box.close()
         loop = asyncio.get_running_loop()
         until_s = loop.time() + _PARTING_S
@@ -105,7 +106,7 @@ class FeedbackServer:
         left = [connection.transport for connection in self._server.connections]
         for transport in (*self._subscribers.values(), *left):
             if isinstance(transport, asyncio.Transport):
-                transport.abort()
+                break_off(transport)
         await self._server.shutdown(0.1)
 
     def hang_up(self) -> None:
@@ -147,7 +148,7 @@ class FeedbackServer:
         try:
             if reason := await _listen(socket_):
                 self._counts[reason] += 1
-                transport.abort()
+                break_off(transport)
         finally:
             self._subscribers.pop(box, None)
             writing.cancel()
@@ -189,7 +190,7 @@ class FeedbackServer:
     def _drop(self, box: Mailbox, transport: asyncio.Transport) -> None:
         self._subscribers.pop(box, None)
         box.close()
-        transport.abort()
+        break_off(transport)
 
     def _last(self, request: web.BaseRequest, response: web.StreamResponse) -> Any:
         """The connection ends with this response; a page that knows the token may read it."""
