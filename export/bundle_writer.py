@@ -19,6 +19,7 @@ from ..runtime.errors import InputError, ScansideError
 from .checkpoint import open_checkpoint
 from .compile_graph import PRECISIONS, Precision
 from .concept_encoder import TorchConcepts, write_concept_encoder
+from .engines import check_targets, write_engines
 from .kernels import write_kernels
 from .localizer_parts import Localization, read_localization
 from .localizer_stages import write_localizers
@@ -30,7 +31,6 @@ from .stages import StageReports, write_encoder, write_golden, write_language
 from .torch_chain import TorchChain
 
 REFERENCE = Path(__file__).parent / "reference" / "checkpoint"
-TARGETS = ("cpu",)
 
 
 def export_bundle(
@@ -52,8 +52,8 @@ def export_bundle(
         "random:paper-1b".
     out : str or Path
         The bundle's folder; must not exist or be empty.
-    targets : sequence of {"cpu"}
-        What to build for.
+    targets : sequence of {"cpu", "cuda", "rtx"}
+        What to build for: cpu and cuda run the graphs themselves, rtx adds an engine of each.
     precision : {"fp32", "fp16", "int8"}
         Arithmetic of the encoder, the U-Net and the decoders. With fp16 a node stays float32 where
         the numbers of real inputs forbid half precision; the manifest lists which, and why. Weights
@@ -81,7 +81,7 @@ def export_bundle(
     ScansideError
         Writing failed, for example on a full disk.
     """
-    _check_choice("targets", targets, TARGETS)
+    check_targets(targets)
     _check_choice("precision", [precision], PRECISIONS)
     check_quantization(quantize)
     out = Path(out).absolute()
@@ -97,6 +97,7 @@ def export_bundle(
             chain = TorchChain(opened, diffusion)
             settings = chain.settings
             reports = _write_stages(chain, folder, settings, quantize, precision, localization)
+            write_engines(folder, targets, reports, progress)
             bundle_name = name or (label if ":" in label or label == "reference" else root.name)
             write_manifest(folder, bundle_name, opened, settings, reports)
             if out.exists():

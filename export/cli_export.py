@@ -18,7 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write; must be new")
     parser.add_argument(
-        "--targets", default="cpu", metavar="LIST", help="comma-separated, of: cpu (default: cpu)"
+        "--targets",
+        default="cpu",
+        metavar="LIST",
+        help="comma-separated, of: cpu, cuda, rtx, which adds engines of TensorRT-RTX; best with "
+        "--precision fp16 (default: cpu)",
     )
     parser.add_argument(
         "--precision",

@@ -483,7 +483,7 @@ def test_a_target_that_holds_something_is_refused(tiny_checkpoint: Path, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"targets": ["abacus"]}, "'targets' must be of cpu; got 'abacus'"),
+        ({"targets": ["abacus"]}, "'targets' must be of cpu, cuda, rtx; got 'abacus'"),
         ({"precision": "fp8"}, "'precision' must be of fp32, fp16, int8; got 'fp8'"),
         ({"quantize": "q3"}, "'quantize' must be one of f32"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from scanside.runtime.engines.driver import Driver
-from scanside.runtime.engines.engine_cache import hash_of_graph
+from scanside.export.engines import check_targets, write_engines
+from scanside.export.stages import StageReports
+from scanside.runtime.bundle import Bundle
+from scanside.runtime.engines.driver import Card, Driver
+from scanside.runtime.engines.engine_cache import hash_of_graph, need_engine
 from scanside.runtime.engines.graph_file import GraphFile
 from scanside.runtime.engines.layers import count_layers, memory_of
-from scanside.runtime.engines.rtx import fault_finder
+from scanside.runtime.engines.rtx import fault_finder, rtx_here
 from scanside.runtime.engines.rtx_builder import TARGETS, build_rtx
 from scanside.runtime.engines.tensorrt_library import Library, library
 from scanside.runtime.errors import DeviceError, InputError, MissingExtraError
+from scanside.runtime.manifest import FileSpec
+from scanside.runtime.user_cache import sha256_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 from half_graphs import STAGES, half_graphs
@@ -167,3 +173,39 @@ def test_a_graph_in_single_precision_is_seen_to_leave_attention_in_pieces(
     record, _ = build_rtx(rtx, "pieces", path, ("sm_89",))
     assert "attention" not in record.layers
     assert record.layers["softmax"] == 1
+
+
+def test_export_puts_an_engine_for_every_gpu_into_the_bundle(
+    graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rtx: Library
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    shutil.copyfile(graphs / "vae_decoder.onnx", folder / "vae_decoder.onnx")
+    reports, said = StageReports(), list[str]()
+    write_engines(folder, ["cpu", "rtx"], reports, said.append)
+    (plan,) = (folder / "engines" / "rtx").glob("*.plan")
+    name = plan.relative_to(folder).as_posix()
+    assert reports.producer[name] == rtx.name
+    assert said == [f"engine of vae_decoder ({rtx.name})"]
+    reference = Bundle.open("reference")
+    listed = FileSpec(sha256=sha256_of(plan), size_bytes=plan.stat().st_size)
+    files = reference.manifest.files | {name: listed}
+    bundle = replace(reference, root=folder, manifest=replace(reference.manifest, files=files))
+    for kind in TARGETS:
+        major, minor = int(kind[3:-1]), int(kind[-1])
+        card = Card(
+            number=0,
+            name="a card",
+            capability=(major, minor),
+            memory_bytes=1 << 33,
+            multiprocessors=1,
+        )
+        here = rtx_here(rtx, folder / "vae_decoder.onnx", card)
+        assert need_engine(bundle, "vae_decoder", here).path == plan
+
+
+def test_export_for_tensorrt_says_where_its_engines_are_built() -> None:
+    with pytest.raises(InputError, match="scanside build BUNDLE --backend tensorrt"):
+        check_targets(["cpu", "tensorrt"])
+    check_targets(["cpu", "cuda", "rtx"])

@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..graphs import graphs_of
 
 Make = Callable[[str, Path, Progress | None], tuple[Record, bytes]]
-"""Builds the engine of a stage from its file."""
+"""Builds the engine of a graph from its name and file."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         for number, (stage, file) in enumerate(graphs, 1):
             began = time.perf_counter()
-            record, plan = make(stage, bundle.path(file), _progress(stage, number, len(graphs)))
+            source = bundle.path(file)
+            # a stage may have several graphs, a file has one
+            record, plan = make(source.stem, source, _progress(stage, number, len(graphs)))
             path = shelf.store(record, plan)
             made.append((record, path, time.perf_counter() - began))
             if not args.json:

@@ -43,7 +43,7 @@ class Shelf:
     """SHA-256 by file name, of a bundle's manifest; None for the user's own folder."""
 
     def candidates(self, stage: str, here: Fingerprint) -> Iterator[Candidate]:
-        """Every engine of a stage, judged; those that were changed are invalid."""
+        """Every engine of a graph, judged; those that were changed are invalid."""
         for path in sorted(self.folder.glob(f"{stage}-*.json")):
             plan = path.with_suffix(".plan")
             try:
@@ -125,7 +125,7 @@ def search(bundle: Bundle, stage: str, here: Fingerprint) -> Search:
 
 
 def need_engine(bundle: Bundle, stage: str, here: Fingerprint) -> Candidate:
-    """The best engine of a stage.
+    """The best engine of a graph, whose file is called `stage`.onnx.
 
     Raises
     ------

@@ -24,6 +24,7 @@ class Record:
     """One engine, described."""
 
     stage: str
+    """Name of the graph: that of its file, without the ending."""
     fingerprint: Fingerprint
     sha256: str
     """Of the engine's bytes."""

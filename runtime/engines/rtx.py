@@ -88,7 +88,7 @@ def open_rtx(
     """
     lib = library("rtx")
     lib.need_driver(probe())
-    candidate = need_engine(bundle, stage, rtx_here(lib, path, gpu.card))
+    candidate = need_engine(bundle, path.stem, rtx_here(lib, path, gpu.card))
     cache = _RuntimeCache(lib, candidate, gpu.card)
     engine = NativeEngine(
         stage,

@@ -50,5 +50,5 @@ def open_tensorrt(
     lib = library("tensorrt")
     lib.need_driver(probe())
     flags = ("strongly-typed",) if lib.builds else ("strongly-typed", PORTABLE)
-    candidate = need_engine(bundle, stage, tensorrt_fingerprint(lib, path, gpu.card, flags))
+    candidate = need_engine(bundle, path.stem, tensorrt_fingerprint(lib, path, gpu.card, flags))
     return NativeEngine(stage, candidate.path.read_bytes(), lib, gpu, scratch=scratch)
