@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,17 @@ class Dialogue:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
+        # questions and most answers come again and again
+        self._known = lru_cache(1 << 16)(self._tokenised)
         self.start, self.end = _number(tokenizer.bos_token_id), _number(tokenizer.eos_token_id)
         self.before = [self.start, *self.ids(_segment("before_prefix"))]
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a segment, without an automatic start token."""
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        return list(self._known(text))
+
+    def _tokenised(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def encode(self, turns: list[Turn], longest: int) -> tuple[list[int], list[int]]:
         """Token ids after the prefix, and the same with `IGNORED` wherever no loss is taken; turns

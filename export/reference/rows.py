@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
@@ -42,11 +43,12 @@ class Rows:
 
     def __init__(self, dialogue: Dialogue, scenes: list[Scene], rng: np.random.Generator) -> None:
         shape = len(scenes), TEXT_LENGTH
-        self.ids = torch.zeros(shape, dtype=torch.int64)
-        self.labels = torch.full(shape, IGNORED)
-        self.fork = torch.full(shape, -1)
-        self.position = torch.zeros(shape, dtype=torch.int64)
-        self.weight = torch.zeros(shape)
+        # NumPy, since a dozen small torch operations a text would take as long as the model's step
+        ids = np.zeros(shape, np.int64)
+        labels = np.full(shape, IGNORED)
+        forks = np.full(shape, -1)
+        position = np.zeros(shape, np.int64)
+        weight = np.zeros(shape, np.float32)
         for i, scene in enumerate(scenes):
             asked = (
                 [conversation(scene, rng, TURNS)]
@@ -55,16 +57,19 @@ class Rows:
             )
             start = fork = 0
             for turns in asked:
-                ids, labels = dialogue.encode(turns, TEXT_LENGTH)
-                end = start + len(ids)
+                said, answered = dialogue.encode(turns, TEXT_LENGTH)
+                end = start + len(said)
                 if end > TEXT_LENGTH:
                     continue
-                self.ids[i, start:end] = torch.tensor(ids)
-                self.labels[i, start:end] = torch.tensor(labels)
-                self.fork[i, start:end] = fork
-                self.position[i, start:end] = torch.arange(len(ids))
-                self.weight[i, start:end] = _weights(labels)
+                ids[i, start:end] = said
+                labels[i, start:end] = answered
+                forks[i, start:end] = fork
+                position[i, start:end] = np.arange(len(said))
+                weight[i, start:end] = _weights(np.array(answered))
                 start, fork = end, fork + 1
+        self.ids, self.labels = torch.from_numpy(ids), torch.from_numpy(labels)
+        self.fork, self.position = torch.from_numpy(forks), torch.from_numpy(position)
+        self.weight = torch.from_numpy(weight)
 
     def mask(self, prefix: int) -> Tensor:
         """What each of `prefix + 144` tokens sees, (B, 1, T, T) bool."""
@@ -75,13 +80,13 @@ class Rows:
         return same.tril()[:, None]
 
 
-def _weights(labels: list[int]) -> Tensor:
+def _weights(labels: NDArray[np.int64]) -> NDArray[np.float32]:
     """One over the root of its answer's length for each label of a fork; 0 where none is."""
-    answered = torch.tensor(labels) != IGNORED
+    answered = labels != IGNORED
     # Answers are numbered by the questions that stand between them.
-    number = (answered.int().diff(prepend=torch.tensor([0])) > 0).cumsum(0)
-    length = torch.bincount(number[answered], minlength=int(number.max()) + 1)
-    return answered / length[number].clamp_min(1).sqrt()
+    number = np.cumsum(np.diff(answered.astype(np.int8), prepend=0) > 0)
+    length = np.bincount(number[answered], minlength=int(number.max()) + 1)
+    return (answered / np.sqrt(np.maximum(length[number], 1))).astype(np.float32)
 
 
 def answer_loss(llama: LlamaForCausalLM, before: list[int], prefix: Tensor, rows: Rows) -> Tensor:
