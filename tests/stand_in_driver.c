@@ -1,12 +1,14 @@
 /* A CUDA driver without a card, built as libcuda.so.1 for tests of the launcher.
 
-   Memory is the host's. In place of the kernel, which the interpreter tests, a launch computes int16
-   volumes into float32 tokens from nothing but the arguments that it is handed, in the order of the
-   launch contract (ARGUMENTS in kernels/variants.py). Like the real driver it refuses work while no
+   Memory is the host's, and a stream does at once what it is given. In place of the kernel, which the
+   interpreter tests, a launch computes int16 volumes into float32 tokens from nothing but the
+   arguments that it is handed, in the order of the launch contract (ARGUMENTS in
+   kernels/variants.py); the small kernels of runtime/engines/arithmetic.py are computed likewise. Like the real driver it refuses work while no
    context is current. It reads from the environment, at each call:
 
      STAND_IN_CAPABILITY  compute capability, ten times
      STAND_IN_CUDA        newest CUDA of the driver, a thousand times; 13000 by default
+     STAND_IN_NODE        "between" or "end": where a captured graph calls the host
      STAND_IN_FAILS       name of a call that runs out of memory
      STAND_IN_LOG         file to which every call is added, one a line */
 
@@ -19,7 +21,7 @@
 enum { SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONTEXT = 201, NOT_FOUND = 500 };
 enum { MAJOR = 75, MINOR = 76, MULTIPROCESSORS = 16 };
 
-static int depth, context, module, kernel;
+static int depth, context, module, kernel, small_module, combine, affine, stream, event, graph;
 
 static int called(const char *name, int needs_context)
 {
@@ -143,6 +145,10 @@ static int load(void **to, const char *image)
 {
     const int is_elf = !memcmp(image, "\x7f" "ELF", 4);
     CALLED("cuModuleLoadData", 1);
+    if (!is_elf && strstr(image, ".visible .entry combine") && strstr(image, ".visible .entry affine")) {
+        *to = &small_module;
+        return SUCCESS;
+    }
     *to = &module;
     return is_elf || strstr(image, ".visible .entry resample_kernel") ? SUCCESS : INVALID_VALUE;
 }
@@ -150,12 +156,16 @@ static int load(void **to, const char *image)
 static int unload(void *which)
 {
     CALLED("cuModuleUnload", 1);
-    return which == &module ? SUCCESS : INVALID_VALUE;
+    return which == &module || which == &small_module ? SUCCESS : INVALID_VALUE;
 }
 
 static int function(void **to, void *of, const char *name)
 {
     CALLED("cuModuleGetFunction", 1);
+    if (of == &small_module) {
+        *to = !strcmp(name, "combine") ? &combine : !strcmp(name, "affine") ? &affine : NULL;
+        return *to ? SUCCESS : NOT_FOUND;
+    }
     *to = &kernel;
     return of == &module && !strcmp(name, "resample_kernel") ? SUCCESS : NOT_FOUND;
 }
@@ -172,15 +182,226 @@ static int neighbours(double position, int32_t size, uint32_t stride, int64_t at
     return position >= -0.5 - 0x1p-16 && position <= size - 0.5 + 0x1p-16;
 }
 
+static float read_number(const void *from, int64_t at, int half)
+{
+    return half ? (float)((const _Float16 *)from)[at] : ((const float *)from)[at];
+}
+
+static void write_number(void *to, int64_t at, float value, int half)
+{
+    if (half) ((_Float16 *)to)[at] = (_Float16)value;
+    else ((float *)to)[at] = value;
+}
+
+/* target, sources, weights, terms, length, copies, half */
+static int launch_combine(void **p)
+{
+    void *target = *(void **)p[0];
+    const void *sources = *(void **)p[1];
+    const float *weights = *(float **)p[2];
+    const uint32_t terms = *(uint32_t *)p[3], length = *(uint32_t *)p[4];
+    const uint32_t copies = *(uint32_t *)p[5], half = *(uint32_t *)p[6];
+    for (int64_t i = 0; i < length; i++) {
+        float sum = 0;
+        for (int64_t j = 0; j < terms; j++)
+            sum = fmaf(weights[j], read_number(sources, j * length + i, half & 1), sum);
+        for (int64_t k = 0; k < copies; k++) write_number(target, k * length + i, sum, half & 2);
+    }
+    return SUCCESS;
+}
+
+/* target, source, scale, shift, length, half */
+static int launch_affine(void **p)
+{
+    void *target = *(void **)p[0];
+    const void *source = *(void **)p[1];
+    const float *scale = *(float **)p[2], *shift = *(float **)p[3];
+    const uint32_t length = *(uint32_t *)p[4], half = *(uint32_t *)p[5];
+    for (int64_t i = 0; i < length; i++)
+        write_number(target, i, fmaf(read_number(source, i, half & 1), scale[i], shift[i]), half & 2);
+    return SUCCESS;
+}
+
+static int stream_create(void **to, unsigned flags)
+{
+    CALLED("cuStreamCreate", 1);
+    *to = &stream;
+    return flags == 1 ? SUCCESS : INVALID_VALUE; /* non-blocking */
+}
+
+static int stream_destroy(void *which)
+{
+    CALLED("cuStreamDestroy", 1);
+    return which == &stream ? SUCCESS : INVALID_VALUE;
+}
+
+static int stream_synchronize(void *which)
+{
+    CALLED("cuStreamSynchronize", 1);
+    return which == &stream ? SUCCESS : INVALID_VALUE;
+}
+
+static int set_bytes(uint64_t to, unsigned char value, size_t bytes, void *on)
+{
+    CALLED("cuMemsetD8Async", 1);
+    memset((void *)(uintptr_t)to, value, bytes);
+    return on == &stream ? SUCCESS : INVALID_VALUE;
+}
+
+static int host_allocate(void **to, size_t bytes, unsigned flags)
+{
+    CALLED("cuMemHostAlloc", 1);
+    *to = malloc(bytes);
+    return bytes && !flags && *to ? SUCCESS : INVALID_VALUE;
+}
+
+static int host_free(void *which)
+{
+    CALLED("cuMemFreeHost", 1);
+    free(which);
+    return SUCCESS;
+}
+
+static int upload_on(uint64_t to, const void *from, size_t bytes, void *on)
+{
+    CALLED("cuMemcpyHtoDAsync", 1);
+    memcpy((void *)(uintptr_t)to, from, bytes);
+    return on == &stream ? SUCCESS : INVALID_VALUE;
+}
+
+static int download_on(void *to, uint64_t from, size_t bytes, void *on)
+{
+    CALLED("cuMemcpyDtoHAsync", 1);
+    memcpy(to, (const void *)(uintptr_t)from, bytes);
+    return on == &stream ? SUCCESS : INVALID_VALUE;
+}
+
+static int copy_on(uint64_t to, uint64_t from, size_t bytes, void *on)
+{
+    CALLED("cuMemcpyDtoDAsync", 1);
+    memmove((void *)(uintptr_t)to, (const void *)(uintptr_t)from, bytes);
+    return on == &stream ? SUCCESS : INVALID_VALUE;
+}
+
+static int event_create(void **to, unsigned flags)
+{
+    CALLED("cuEventCreate", 1);
+    *to = &event;
+    return flags ? INVALID_VALUE : SUCCESS;
+}
+
+static int event_destroy(void *which)
+{
+    CALLED("cuEventDestroy", 1);
+    return which == &event ? SUCCESS : INVALID_VALUE;
+}
+
+static int event_record(void *which, void *on)
+{
+    CALLED("cuEventRecord", 1);
+    return which == &event && on == &stream ? SUCCESS : INVALID_VALUE;
+}
+
+static int event_elapsed(float *ms, void *first, void *last)
+{
+    CALLED("cuEventElapsedTime", 1);
+    *ms = 2;
+    return first == &event && last == &event ? SUCCESS : INVALID_VALUE;
+}
+
+/* Graphs hold three nodes: a kernel, what STAND_IN_NODE says (a kernel, or a call of the host in
+   between or at the end), and a kernel. */
+static int nodes[3];
+
+static int capture_begin(void *on, int mode)
+{
+    CALLED("cuStreamBeginCapture", 1);
+    return on == &stream && mode == 2 ? SUCCESS : INVALID_VALUE;
+}
+
+static int capture_end(void *on, void **to)
+{
+    CALLED("cuStreamEndCapture", 1);
+    *to = &graph;
+    return on == &stream ? SUCCESS : INVALID_VALUE;
+}
+
+static int graph_nodes(void *of, void **to, size_t *count)
+{
+    CALLED("cuGraphGetNodes", 0);
+    for (size_t i = 0; to && i < *count; i++) to[i] = &nodes[i];
+    *count = 3;
+    return of == &graph ? SUCCESS : INVALID_VALUE;
+}
+
+static int node_type(void *node, int *type)
+{
+    const char *told = getenv("STAND_IN_NODE");
+    CALLED("cuGraphNodeGetType", 0);
+    *type = told && node == &nodes[1] ? 3 : 0;
+    return SUCCESS;
+}
+
+static int node_dependents(void *node, void **to, void *edges, size_t *count)
+{
+    const char *told = getenv("STAND_IN_NODE");
+    CALLED("cuGraphNodeGetDependentNodes", 0);
+    (void)node, (void)to, (void)edges;
+    *count = told && !strcmp(told, "between");
+    return SUCCESS;
+}
+
+static int node_destroy(void *node)
+{
+    CALLED("cuGraphDestroyNode", 0);
+    return node == &nodes[1] ? SUCCESS : INVALID_VALUE;
+}
+
+static int graph_instantiate(void **to, void *of, unsigned long long flags)
+{
+    CALLED("cuGraphInstantiate", 1);
+    *to = &graph;
+    return of == &graph && !flags ? SUCCESS : INVALID_VALUE;
+}
+
+static int graph_upload(void *which, void *on)
+{
+    CALLED("cuGraphUpload", 1);
+    return which == &graph && on == &stream ? SUCCESS : INVALID_VALUE;
+}
+
+static int graph_launch(void *which, void *on)
+{
+    CALLED("cuGraphLaunch", 1);
+    return which == &graph && on == &stream ? SUCCESS : INVALID_VALUE;
+}
+
+static int graph_destroy(void *which)
+{
+    CALLED("cuGraphDestroy", 1);
+    return which == &graph ? SUCCESS : INVALID_VALUE;
+}
+
+static int executable_destroy(void *which)
+{
+    CALLED("cuGraphExecDestroy", 1);
+    return which == &graph ? SUCCESS : INVALID_VALUE;
+}
+
 static int launch(
     void *which, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned threads_y,
-    unsigned threads_z, unsigned shared, void *stream, void **p, void **extra)
+    unsigned threads_z, unsigned shared, void *on, void **p, void **extra)
 {
     char line[128];
     snprintf(line, sizeof line, "cuLaunchKernel %u threads, %u bytes shared, stream %llu", threads,
-             shared, (unsigned long long)(uintptr_t)stream);
+             shared, (unsigned long long)(uintptr_t)on);
     CALLED("cuLaunchKernel", 1);
     called(line, 1);
+    if (which == &combine || which == &affine) {
+        const uint32_t length = *(uint32_t *)p[4];
+        if (on != &stream || threads * x < length || y * z != 1 || shared) return INVALID_VALUE;
+        return which == &combine ? launch_combine(p) : launch_affine(p);
+    }
     if (which != &kernel || !(x && y && z) || threads_y != 1 || threads_z != 1 || extra)
         return INVALID_VALUE;
 
@@ -248,6 +469,30 @@ static const struct {
     {"cuModuleUnload", unload},
     {"cuModuleGetFunction", function},
     {"cuLaunchKernel", launch},
+    {"cuStreamCreate", stream_create},
+    {"cuStreamDestroy", stream_destroy},
+    {"cuStreamSynchronize", stream_synchronize},
+    {"cuStreamBeginCapture", capture_begin},
+    {"cuStreamEndCapture", capture_end},
+    {"cuMemsetD8Async", set_bytes},
+    {"cuMemHostAlloc", host_allocate},
+    {"cuMemFreeHost", host_free},
+    {"cuMemcpyHtoDAsync", upload_on},
+    {"cuMemcpyDtoHAsync", download_on},
+    {"cuMemcpyDtoDAsync", copy_on},
+    {"cuEventCreate", event_create},
+    {"cuEventDestroy", event_destroy},
+    {"cuEventRecord", event_record},
+    {"cuEventElapsedTime", event_elapsed},
+    {"cuGraphGetNodes", graph_nodes},
+    {"cuGraphNodeGetType", node_type},
+    {"cuGraphNodeGetDependentNodes", node_dependents},
+    {"cuGraphDestroyNode", node_destroy},
+    {"cuGraphInstantiateWithFlags", graph_instantiate},
+    {"cuGraphUpload", graph_upload},
+    {"cuGraphLaunch", graph_launch},
+    {"cuGraphDestroy", graph_destroy},
+    {"cuGraphExecDestroy", executable_destroy},
 };
 
 /* What runtime/engines/driver.py asks for by name, before any library is touched. */

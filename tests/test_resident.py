@@ -1,0 +1,268 @@
+"""Denoising that stays on the GPU gives what the host computes; what a library enqueues is
+captured, or refused with the reason.
+
+Both on the stand-in for the driver, with networks in NumPy that work on device memory, so that all
+but the networks and the GPU is the real thing. Each test is a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).with_name("stand_in_driver.c")
+PREPARED = """
+import ctypes, math
+from dataclasses import replace
+import numpy as np
+from scanside.runtime.bundle import Bundle
+from scanside.runtime.engines.gpu import Gpu
+from scanside.runtime.errors import ScansideError
+from scanside.runtime.manifest import TensorSpec
+from scanside.runtime.reconstruction import Condition, Reconstruction
+
+bundle = Bundle.open("reference")
+given, arrays = bundle.manifest.diffusion, bundle.arrays(bundle.manifest.diffusion.arrays)
+rng = np.random.default_rng(0)
+E, W, D, L = arrays["time_embeddings"].shape[1], 6, arrays["clip_scale"].size, 3
+
+def look(buffer):
+    memory = (ctypes.c_uint8 * buffer.nbytes).from_address(buffer.pointer)
+    return np.ctypeslib.as_array(memory).view(buffer.dtype).reshape(buffer.shape)
+
+def unet(sample, time, states, class_labels):
+    told = time.sum() + states.sum((1, 2)) + (class_labels * np.arange(2 * D)).sum(1) / D
+    return {"out": np.tanh(sample + 0.1 * told[:, None, None, None]) - 0.2 * sample}
+
+def vae(latent):
+    return {"image": np.tanh(latent[:, :3].repeat(2, 2).repeat(2, 3))}
+
+class Host:
+    stage, provider = "net", "numpy"
+    def __init__(self, work, inputs, outputs, dtype):
+        self.work = work
+        self.inputs, self.outputs = (
+            {n: TensorSpec(shape=s, dtype=dtype) for n, s in kind.items()}
+            for kind in (inputs, outputs)
+        )
+    def run(self, feeds):
+        half = {n: np.asarray(v, self.inputs[n].dtype) for n, v in feeds.items()}
+        out = self.work(**{n: v.astype("f4") for n, v in half.items()})
+        return {n: v.astype(self.outputs[n].dtype).astype("f4") for n, v in out.items()}
+    def close(self):
+        pass
+
+class Device(Host):
+    capturable = False
+    def __init__(self, gpu, *given):
+        super().__init__(*given)
+        self.gpu = gpu
+        specs = self.inputs | self.outputs
+        self.buffers = {n: gpu.allocate(s.shape, s.dtype) for n, s in specs.items()}
+    def bind(self, buffers):
+        raise AssertionError("addresses stay")
+    def launch(self):
+        out = Host.run(self, {n: look(self.buffers[n]) for n in self.inputs})
+        for name, values in out.items():
+            look(self.buffers[name])[...] = values
+
+def networks(make, batch, dtype):
+    c, h, w = given.latent_shape
+    sample, image = (batch, c, h, w), (1, 3, 2 * h, 2 * w)
+    inputs = {
+        "sample": sample, "time": (1, E), "states": (batch, L, W), "class_labels": (batch, 2 * D)
+    }
+    yield make(unet, inputs, {"out": sample}, dtype)
+    yield make(vae, {"latent": (1, c, h, w)}, {"image": image}, dtype)
+
+def condition():
+    return Condition(
+        clip=rng.standard_normal((1, D), np.float32),
+        latent=rng.standard_normal((1, *given.latent_shape), np.float32),
+        states=rng.standard_normal((1, L, W), np.float32),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[str, list[str]]]:
+    """What code prints that runs on the stand-in, and the calls that the stand-in got."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    assert compiler, "the native code needs a C compiler, and so does this test"
+    folder = tmp_path_factory.mktemp("driver")
+    command = [compiler, "-std=gnu11", "-shared", "-fPIC", "-o", folder / "libcuda.so.1", SOURCE]
+    subprocess.run([*command, "-lm"], check=True)
+
+    def run(code: str, **settings: str) -> tuple[str, list[str]]:
+        log = folder / "calls"
+        log.unlink(missing_ok=True)
+        wanted = {"LD_LIBRARY_PATH": str(folder), "STAND_IN_CAPABILITY": "90"}
+        done = subprocess.run(
+            [sys.executable, "-P", "-W", "error", "-c", PREPARED + code],
+            env=os.environ | wanted | {"STAND_IN_LOG": str(log)} | settings,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout, log.read_text().splitlines()
+
+    return run
+
+
+COMPARED = """
+gpu = Gpu.open()
+batch = 2 if GUIDANCE > 1 else 1
+spec = replace(given, guidance=GUIDANCE, mix=MIX)
+empty = rng.standard_normal((1, L, W), np.float32)
+here, there = (
+    Reconstruction(*networks(make, batch, DTYPE), spec, arrays, empty)
+    for make in (Host, lambda *given: Device(gpu, *given))
+)
+assert there.resident and not here.resident
+drawn = {name: here._schedules[f"{name}_4"].draws_noise for name in spec.schedules}
+for name in sorted(drawn, key=drawn.get):
+    for steps in (1, 4):
+        what = condition()
+        asked = dict(steps=steps, seed=steps, schedule=name, beta=0.7)
+        for one, other in zip(here.steps(what, **asked), there.steps(what, **asked), strict=True):
+            assert (one.number, one.of) == (other.number, other.of)
+            print(np.abs(one.latent - other.latent).max() / np.abs(one.latent).max())
+assert sorted(set(drawn.values())) == [False, True]
+for _ in range(2):
+    what = condition()
+    one, made = here.denoise(what, steps=4, seed=9), there.whole(what, steps=4, seed=9)
+    print(np.abs(one - made.step.latent).max() / np.abs(one).max())
+    print(np.abs(here.decode(one) - made.image).max())
+    assert (made.denoised_s, made.decoded_s) == (0.002, 0.002)
+there.close()
+gpu.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("guidance", "mix", "dtype", "most"),
+    [
+        (1.0, "literal", "float32", 1e-5),  # float32 in another order of additions
+        (3.0, "variance", "float32", 3e-5),
+        (3.0, "literal", "float16", 5e-2),  # half precision rounds guided differences
+    ],
+)
+def test_denoising_on_the_device_is_that_of_the_host(
+    run: Callable[..., tuple[str, list[str]]], guidance: float, mix: str, dtype: str, most: float
+) -> None:
+    settings = f"GUIDANCE, MIX, DTYPE = {guidance}, {mix!r}, {dtype!r}\n"
+    out, calls = run(settings + COMPARED)
+    differences = [float(line) for line in out.split()]
+    assert len(differences) > 20
+    assert max(differences) < most
+    count = Counter(calls)
+    for opens, closes in (
+        ("cuMemAlloc", "cuMemFree"),
+        ("cuMemHostAlloc", "cuMemFreeHost"),
+        ("cuStreamCreate", "cuStreamDestroy"),
+        ("cuEventCreate", "cuEventDestroy"),
+        ("cuModuleLoadData", "cuModuleUnload"),
+        ("cuCtxPushCurrent", "cuCtxPopCurrent"),
+    ):
+        assert count[opens] == count[closes] > 0, opens
+
+
+def test_a_whole_picture_waits_once(run: Callable[..., tuple[str, list[str]]]) -> None:
+    code = """
+gpu = Gpu.open()
+made = Reconstruction(
+    *networks(lambda *given: Device(gpu, *given), 1, "float32"), given, arrays,
+    np.zeros((1, L, W), np.float32),
+)
+what = condition()
+made.whole(what, steps=8, seed=0)
+from pathlib import Path
+import os
+Path(os.environ["STAND_IN_LOG"]).write_text("")
+made.whole(what, steps=8, seed=1)
+"""
+    _, calls = run(code)
+    count = Counter(calls)
+    assert count["cuStreamSynchronize"] == 1
+    assert count["cuMemAlloc"] == count["cuMemHostAlloc"] == count["cuEventCreate"] == 0
+    assert count["cuMemcpyDtoHAsync"] == 2  # the latent and the picture
+    assert count["cuMemcpyHtoDAsync"] == 2  # the CLIP vector; noise and latent together
+
+
+def test_what_is_not_finite_is_told_with_its_step(
+    run: Callable[..., tuple[str, list[str]]],
+) -> None:
+    code = """
+gpu = Gpu.open()
+made = Reconstruction(
+    *networks(lambda *given: Device(gpu, *given), 1, "float32"), given, arrays,
+    np.zeros((1, L, W), np.float32),
+)
+what = condition()
+good = made.denoise(what, steps=4, seed=0)
+for work in (lambda bad: list(made.steps(bad, steps=4, seed=0)),
+             lambda bad: made.whole(bad, steps=4, seed=0)):
+    try:
+        work(replace(what, latent=np.full_like(what.latent, np.inf)))
+    except ScansideError as exc:
+        print(exc)
+assert np.array_equal(made.denoise(what, steps=4, seed=0), good), "nothing is left behind"
+"""
+    out, _ = run(code)
+    first, whole = out.splitlines()
+    assert first.startswith("the latent is not finite after step 1 of 4; check the volume's units")
+    assert whole.startswith("the latent is not finite after step 4 of 4; check the volume's units")
+
+
+CAPTURED = """
+from scanside.runtime.engines.capture import Captured
+gpu = Gpu.open()
+def work():
+    done.append(1)
+    if FAILS:
+        raise ValueError("operation not permitted when stream is capturing")
+done = []
+try:
+    captured = Captured(gpu, work)
+    captured.launch()
+    captured.launch()
+    print(captured.nodes, len(done))
+    captured.close()
+    captured.close()
+except ScansideError as exc:
+    print(exc)
+gpu.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("node", "fails", "said"),
+    [
+        ("", False, "3 1"),
+        ("end", False, "2 1"),
+        ("between", False, "the work cannot be captured: it calls the host in between"),
+        (
+            "",
+            True,
+            "the work cannot be captured: operation not permitted when stream is capturing",
+        ),
+    ],
+)
+def test_a_library_s_work_is_captured_or_the_reason_told(
+    run: Callable[..., tuple[str, list[str]]], node: str, fails: bool, said: str
+) -> None:
+    settings = {"STAND_IN_NODE": node} if node else {}
+    out, calls = run(f"FAILS = {fails}\n{CAPTURED}", **settings)
+    assert out.strip() == said
+    count = Counter(calls)
+    assert count["cuStreamBeginCapture"] == count["cuStreamEndCapture"] == 1
+    assert count["cuGraphInstantiate"] == count["cuGraphExecDestroy"]
+    assert count["cuGraphLaunch"] == 2 * count["cuGraphInstantiate"]
+    assert count["cuGraphDestroyNode"] == (node == "end")
