@@ -32,6 +32,9 @@ _MOST_LINE = 4096
 _MOST_HEADERS = 64
 _SEND_BUFFER = 1 << 17
 """Bytes that the kernel keeps for one subscriber, so that one who stops reading is noticed soon."""
+_RECEIVE_BUFFER = 1 << 12
+"""Bytes that the kernel takes from one of them before we look; one that floods fills it at once, and
+all of it is parsed before it is sent away."""
 _NO_LINGER = struct.pack("ii", 1, 0)
 _NO_LOG = logging.getLogger("scanside.silent")
 _NO_LOG.addHandler(logging.NullHandler())
@@ -44,6 +47,7 @@ def open_door(address: Address) -> socket.socket:
     """A socket that listens; an InputError if the address is in use or not of this machine."""
     listening = listen(address, "'sink' ws", _BACKLOG)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
     listening.setblocking(False)
     return listening
 
