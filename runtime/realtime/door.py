@@ -33,8 +33,8 @@ _MOST_HEADERS = 64
 _SEND_BUFFER = 1 << 17
 """Bytes that the kernel keeps for one subscriber, so that one who stops reading is noticed soon."""
 _RECEIVE_BUFFER = 1 << 12
-"""Bytes that the kernel takes from one of them before we look; one that floods fills it at once, and
-all of it is parsed before it is sent away."""
+"""Bytes that the kernel takes from one before we look. One that floods fills it at once, and all of
+it is parsed before it is sent away."""
 _NO_LINGER = struct.pack("ii", 1, 0)
 _NO_LOG = logging.getLogger("scanside.silent")
 _NO_LOG.addHandler(logging.NullHandler())
