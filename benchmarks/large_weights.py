@@ -1,4 +1,4 @@
-"""Does a U-Net of 3.4 GB, more than protobuf holds, export exactly, and in how much memory?
+"""Does a U-Net of 3.2 GiB, more than protobuf holds, export exactly, and in how much memory?
 
     python benchmarks/large_weights.py CHECKPOINT FOLDER \\
         --json benchmarks/results/large_weights.json

@@ -20,7 +20,7 @@ import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +50,12 @@ STEPS = (1, 2, 4, 8, 20, 50)
 BETAS = (0.6, 0.75, 0.9, 0.93, 0.98, 1.0)
 """Shares of noise in the start: the five of the paper's Figure 6, and its default."""
 TEXTS = ("written", "caption", "none")
+SHOWN = {
+    "schedules": ("schedule", "steps"),
+    "without_text": ("schedule", "steps"),
+    "starts": ("beta", "text"),
+}
+"""What tells the rows of a table apart."""
 Images = NDArray[np.float32]
 
 
@@ -162,8 +168,8 @@ def twins(
     return {name: first[table] for name, table in tables.items() if first[table] != name}
 
 
-def rows_of(schedules: Mapping[str, tuple[int, ...]], default: Row) -> tuple[list[Row], list[Row]]:
-    """What is compared: schedules and steps, and starts and texts."""
+def rows_of(schedules: Mapping[str, tuple[int, ...]], default: Row) -> dict[str, list[Row]]:
+    """What is compared: schedules and steps, steps where no text says it all, starts and texts."""
     ways = [
         default._replace(schedule=name, steps=steps)
         for name, available in schedules.items()
@@ -171,12 +177,14 @@ def rows_of(schedules: Mapping[str, tuple[int, ...]], default: Row) -> tuple[lis
         if steps in available
     ]
     starts = [default._replace(beta=beta, text=text) for beta in BETAS for text in TEXTS]
-    return [default._replace(schedule="preview", steps=0), *ways], starts
+    bare = [row._replace(text="none") for row in ways if row.schedule == default.schedule]
+    preview = default._replace(schedule="preview", steps=0)
+    return {"schedules": [preview, *ways], "without_text": bare, "starts": starts}
 
 
 def measured(
     made: Reconstruction, encoded: list[Trial], true: Images, rows: list[Row], frozen: Any
-) -> Iterator[tuple[Row, dict[str, Any]]]:
+) -> dict[Row, dict[str, Any]]:
     """Figures of each row, over all trials."""
     images: list[list[Images]] = [[] for _ in rows]
     seconds: list[list[float]] = [[] for _ in rows]
@@ -187,8 +195,10 @@ def measured(
             seconds[index].append(took)
         say(f"{len(rows)} pictures of trial {done} of {len(encoded)}")
     shown = true[[trial.scene for trial in encoded]]
-    for row, found, took in zip(rows, images, seconds, strict=True):
-        yield row, {**judge(np.stack(found), shown, frozen), "ms": percentiles_ms(took)}
+    return {
+        row: {**judge(np.stack(found), shown, frozen), "ms": percentiles_ms(took)}
+        for row, found, took in zip(rows, images, seconds, strict=True)
+    }
 
 
 def say(text: str) -> None:
@@ -217,12 +227,11 @@ def main() -> int:
         assert spec is not None
         default = Row(spec.schedule, spec.steps, "written", spec.beta)
         same = twins(spec.schedules, decoder.bundle.arrays(spec.arrays))
-        ways, starts = rows_of(
+        wanted = rows_of(
             {name: steps for name, steps in spec.schedules.items() if name not in same}, default
         )
-        found = list(
-            measured(pictures_of(decoder).reconstruction, encoded, true, ways + starts, frozen)
-        )
+        rows = list(dict.fromkeys(row for group in wanted.values() for row in group))
+        figures = measured(pictures_of(decoder).reconstruction, encoded, true, rows, frozen)
     result = {
         "question": "quality of the picture against schedule, steps, start and text",
         **about,
@@ -233,13 +242,13 @@ def main() -> int:
         "threads": args.threads,
         "default": {"schedule": default.schedule, "steps": default.steps, "beta": default.beta},
         "same_tables": same,
-        "schedules": [
-            {"schedule": row.schedule, "steps": row.steps, **figures}
-            for row, figures in found[: len(ways)]
-        ],
-        "starts": [
-            {"beta": row.beta, "text": row.text, **figures} for row, figures in found[len(ways) :]
-        ],
+        **{
+            group: [
+                {**{name: getattr(row, name) for name in SHOWN[group]}, **figures[row]}
+                for row in rows
+            ]
+            for group, rows in wanted.items()
+        },
     }
     write(result, args.json)
     return 0
