@@ -39,7 +39,13 @@ class ConceptEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(1, L) int64 -> (1, E) float32."""
-        return self.model(input_ids).text_embeds
+        text = self.model.text_model
+        hidden = text(input_ids).last_hidden_state
+        # CLIP's first tokenizers end with their largest id, and their configuration says 2
+        is_end = input_ids if text.eos_token_id == 2 else input_ids == text.eos_token_id
+        # of float32, for ONNX Runtime has no ArgMax of integers on a GPU
+        end = is_end.to(torch.float32).argmax(dim=-1)
+        return self.model.text_projection(hidden[torch.arange(len(end)), end])
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ No node may run on the CPU: the session refuses it, and where each node went is 
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -34,6 +35,8 @@ from .placement import check_placement, node_placement
 
 Graph = Literal["own", "ort", "off"]
 """Who captures the CUDA graph: we around ONNX Runtime's run, ONNX Runtime itself, or nobody."""
+_FAILURE = re.compile(r"CU[A-Z]+ failure [^;]*")
+"""What a library of CUDA said, in a message that names sources and templates before it."""
 _OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
     "cudnn_conv_algo_search": "HEURISTIC",
@@ -151,7 +154,10 @@ class OnnxCudaEngine:
         try:
             self._session.run_with_iobinding(self._binding, self._run_options)
         except Exception as exc:  # onnxruntime's errors share no base of their own
-            raise DeviceError(f"{self.stage} failed on the GPU: {first_line(exc)}") from exc
+            said = first_line(exc)
+            failure = _FAILURE.search(said)
+            said = failure[0].strip() if failure else said
+            raise DeviceError(f"{self.stage} failed on the GPU: {said}") from exc
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name for inputs by name, from host memory to host memory."""
@@ -262,8 +268,11 @@ def _session(
                 f"the {stage} graph has nodes that onnxruntime {ort.__version__} would run on the "
                 f"CPU; export the bundle again, or write {stage}=cpu into the device"
             ) from exc
-        if "CUDA" in said or "CUDNN" in said or "CUBLAS" in said:
-            raise DeviceError(f"{stage} cannot be opened on the GPU: {said}") from exc
+        failure = _FAILURE.search(said)
+        if failure:
+            raise DeviceError(
+                f"{stage} cannot be opened on the GPU: {failure[0].strip()}; run scanside doctor"
+            ) from exc
         raise BundleError(
             f"{path}: onnxruntime {ort.__version__} cannot load it ({said}); export the bundle "
             "again"
