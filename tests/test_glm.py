@@ -43,7 +43,7 @@ def simulate(elements: int = ELEMENTS, volumes: int = VOLUMES, rho: float = 0.3)
     for event in events:
         regressors.add(event)
     design = np.array([[regressors.of(i, t) for i in range(len(events))] for t in range(volumes)])
-    steps = [0.1] * 3 + [0.002] * 3  # more than registration could mistake
+    steps = [0.3] * 3 + [0.006] * 3  # enough to be regressed from the first trials on
     motion = np.cumsum(rng.normal(0, steps, (volumes, 6)), axis=0)
     truth = rng.normal(0, 10, (len(events), elements))
     white = rng.normal(0, 10, (volumes, elements))

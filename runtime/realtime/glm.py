@@ -33,9 +33,10 @@ from .motion import RADIUS_MM
 from .noise_components import NoiseComponents
 
 MOTION = 6
-STILL_MM = 0.05
+STILL_MM = 0.2
 """A parameter of motion that spreads less than this over the run is no regressor; angles count on
-a sphere of 50 mm."""
+a sphere of 50 mm. What so little motion leaves in volumes that were aligned is less than what its
+regressor takes of the activity."""
 _SLOTS = 8
 """Trials for which there is room at first; for more of them the sums grow once."""
 
@@ -316,8 +317,8 @@ class StreamingGlm:
             raise InputError("'noise' must be the voxels outside the mask, or 'noise_components' 0")
 
     def _moving(self, grams: Grams) -> list[int]:
-        """Columns of motion that is more than the error of its estimate: below that they follow
-        what registration mistakes for motion, and that is the activity itself."""
+        """Columns of motion that explain more than they cost. The smallest follow what registration
+        mistakes for motion, and that is the activity itself."""
         if not self._motion or grams.volumes < 1:
             return []
         constant = self._drift[0]
