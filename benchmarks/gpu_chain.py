@@ -33,7 +33,8 @@ def golden_part(args: Namespace, _: str) -> Json:
     with the language model there, and with it on the CPU where that fails."""
     result: Json = {}
     found = -1
-    for device in (args.device, f"{args.device},language=cpu"):
+    own = f"{args.device},concept_encoder=cpu"  # it looks for the text's end, which needs the CPU
+    for device in (own, f"{own},language=cpu"):
         said = io.StringIO()
         try:
             with redirect_stdout(said):
@@ -46,7 +47,7 @@ def golden_part(args: Namespace, _: str) -> Json:
         except ValueError:
             document = said.getvalue()[-4000:]
         result[device] = {"exit_code": found, "said": document}
-        if found == 0 or device == "cpu":
+        if found == 0:
             break
     if found != 0:
         raise SystemExit(f"the golden outputs do not agree: {json.dumps(result)[:3000]}")
