@@ -234,6 +234,8 @@ def emulate_half(model: ir.Model, plan: HalfPlan) -> None:
             if value.is_graph_output():
                 graph.outputs[graph.outputs.index(value)] = new
                 value.name, new.name = f"{name}.exact", name
+    # else a full size is written, and loaded, with every weight twice
+    RemoveUnusedNodesPass()(model)
 
 
 def _rounded(graph: ir.Graph, value: ir.Value, splitter: ir.Value) -> ir.Value:

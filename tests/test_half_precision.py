@@ -135,6 +135,15 @@ def test_emulation_rounds_as_half_precision_does(tmp_path: Path) -> None:
     assert np.abs(wanted - answer(path, feeds)).max() > 0
 
 
+def test_an_emulated_graph_holds_every_weight_once(tmp_path: Path) -> None:
+    model, plan = planned(*exported(tmp_path, 1.0))
+    emulate_half(model, plan)
+    assert all(value.uses() for value in model.graph.initializers.values())
+    held = sum(v.const_value.size for v in model.graph.initializers.values() if v.const_value)
+    wanted = sum(parameter.numel() for parameter in Chain(1.0).parameters())
+    assert wanted <= held < wanted + 20  # a handful of constants beside the weights
+
+
 def test_a_graph_that_half_precision_spoils_is_refused(tmp_path: Path) -> None:
     """A small difference of large numbers: every number fits, and the answer is lost."""
 
