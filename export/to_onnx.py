@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .cross_attention import projections, take_keys_values
 from .half_weights import halve_weights
+from .norm_outputs import split_norm_outputs
 from .time_table import take_time_embedding
 
 OPSET = 20
@@ -119,6 +120,7 @@ def export_graph(
         raise AssertionError("torch.onnx.export(dynamo=True) returns a program")
     model = program.model
     _strip(model)
+    split_norm_outputs(model)
     halve_weights(model)
     return save_graph(model, path)
 

@@ -19,7 +19,7 @@ from ..bundle import Bundle
 from ..engines.engine_cache import user_shelf
 from ..engines.engine_record import Record
 from ..engines.plan_builder import Progress
-from ..errors import InputError
+from ..errors import DeviceError, InputError
 from ..graphs import graphs_of
 
 Make = Callable[[str, Path, Progress | None], tuple[Record, bytes]]
@@ -67,19 +67,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build, and say what was made and where it lies."""
+    """Build, and say what was made and where it lies; 1 if a graph was rejected."""
     _check_flags(args)
     bundle = Bundle.open(args.bundle)
     graphs = _chosen(graphs_of(bundle.manifest), args.stage)
     make, close = _maker(args)
     shelf = user_shelf(args.backend)
     made: list[tuple[Record, Path, float]] = []
+    failed = False
     try:
         for number, (stage, file) in enumerate(graphs, 1):
             began = time.perf_counter()
             source = bundle.path(file)
-            # a stage may have several graphs, a file has one
-            record, plan = make(source.stem, source, _progress(stage, number, len(graphs)))
+            try:
+                # a stage may have several graphs, a file has one
+                record, plan = make(source.stem, source, _progress(stage, number, len(graphs)))
+            except DeviceError as exc:  # the others may be built all the same
+                _wipe()
+                print(f"scanside build: {exc}", file=sys.stderr)
+                failed = True
+                continue
             path = shelf.store(record, plan)
             made.append((record, path, time.perf_counter() - began))
             if not args.json:
@@ -89,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         close()
     if args.json:
         print(json.dumps({"engines": [_document(*one) for one in made]}, ensure_ascii=False))
-    return 0
+    return 1 if failed else 0
 
 
 def _check_flags(args: argparse.Namespace) -> None:

@@ -90,12 +90,14 @@ def _parse(library: Library, path: Path, network: Any, log: Log) -> Any:
     parser = library.api.OnnxParser(network, log.sink)
     if parser.parse_from_file(str(path)):
         return parser
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    named = "; ".join(map(_rejected, errors[:_MOST_NAMED])) or log.said()
+    # a node is often told of twice
+    told = (_rejected(parser.get_error(index)) for index in range(parser.num_errors))
+    errors = list(dict.fromkeys(told))
+    named = "; ".join(errors[:_MOST_NAMED]) or log.said()
     more = f" and {len(errors) - _MOST_NAMED} more" if len(errors) > _MOST_NAMED else ""
     raise DeviceError(
         f"{library.name} rejects {path.name}: {named}{more}; run this stage on another device, "
-        "for example with device='rtx,unet=cuda'"
+        f"for example with device='{library.backend},{path.stem}=cuda'"
     )
 
 
