@@ -21,14 +21,11 @@ def split_norm_outputs(model: ir.Model) -> None:
         assert first == -1 or (source.shape and first == len(source.shape) - 1), (
             "decoders normalise over their last axis"
         )
-        mean = _append(
-            graph, node, "ReduceMean", [source, _constant(graph, np.array([-1], np.int64))]
-        )
+        last = _constant(graph, np.array([-1], np.int64))
+        mean = _append(graph, node, "ReduceMean", [source, last])
         centred = _append(graph, node, "Sub", [source, mean])
         square = _append(graph, node, "Mul", [centred, centred])
-        variance = _append(
-            graph, node, "ReduceMean", [square, _constant(graph, np.array([-1], np.int64))]
-        )
+        variance = _append(graph, node, "ReduceMean", [square, last])
         smallest = _constant(graph, np.float32(epsilon.as_float() if epsilon else 1e-5))
         spread = _append(graph, node, "Sqrt", [_append(graph, node, "Add", [variance, smallest])])
         inverse = _append(graph, node, "Reciprocal", [spread])
