@@ -46,6 +46,17 @@ def _installed(package: str) -> str | None:
         return None
 
 
+def smoke_part(args: Namespace, _: str) -> Json:
+    """`gpu_smoke.py`: does the shipped bundle decode here, to the same answers as on the CPU?"""
+    words = [sys.executable, "-P", str(HERE / "gpu_smoke.py"), "--decodes", "50"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    said = (done.stdout + done.stderr).strip().splitlines()
+    print("\n".join(said), flush=True)
+    if done.returncode:
+        raise SystemExit(f"gpu_smoke.py ended with exit code {done.returncode}")
+    return {"said": said}
+
+
 def kernel_part(args: Namespace, _: str) -> Json:
     """`resample_gpu.py` with fewer rounds."""
     kept = args.scratch / "parts" / "resample_gpu.json"

@@ -42,7 +42,8 @@ class Part:
 
 PARTS = (
     Part(name="device", about_s=8, timed=False),
-    Part(name="golden", about_s=25, timed=False),
+    Part(name="smoke", about_s=40, timed=False),
+    Part(name="golden", about_s=20, timed=False),
     Part(name="encoder", about_s=8),
     Part(name="unet", about_s=20),
     Part(name="vae_decoder", about_s=15),
@@ -77,10 +78,11 @@ def run_part(args: argparse.Namespace) -> Json:
 
 def _worker(kind: str) -> Callable[[argparse.Namespace, str], Json]:
     """Each part imports what it needs, so that a missing library loses only that part."""
-    if kind in ("device", "kernel", "sanitizer"):
+    if kind in ("device", "smoke", "kernel", "sanitizer"):
         import gpu_device
 
         return {
+            "smoke": gpu_device.smoke_part,
             "device": gpu_device.device_part,
             "kernel": gpu_device.kernel_part,
             "sanitizer": gpu_device.sanitizer_part,

@@ -1,0 +1,106 @@
+"""The GPU suite without a GPU: what does not fit is left out, what fails loses only itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+from hollow_graph import empty, fill, weights_file  # noqa: E402
+
+ROWS = 256
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    """x @ w + b with a weight of fp16 that is large, and a bias that is not."""
+    rng = np.random.default_rng(0)
+    weight = (0.03 * rng.standard_normal((ROWS, ROWS))).astype(np.float16)
+    bias = rng.standard_normal(ROWS).astype(np.float16)
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"])
+    made = helper.make_graph(
+        [node],
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, [1, ROWS])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, [1, ROWS])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path = tmp_path / "small.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def test_a_hollow_graph_is_small_and_computes_once_it_is_filled(graph: Path, tmp_path: Path):
+    hollow = tmp_path / "hollow" / "small.onnx"
+    noted = empty(graph, hollow)
+    assert [spread["name"] for spread in noted] == ["w"]
+    assert noted[0]["std"] == pytest.approx(0.03, rel=0.05)
+    assert hollow.stat().st_size < 2000 < graph.stat().st_size
+    assert fill(hollow.parent) == 2 * ROWS**2
+    drawn = np.fromfile(weights_file(hollow), np.float16)
+    assert drawn.std() == pytest.approx(0.03, rel=0.05)
+    session = onnxruntime.InferenceSession(hollow, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": np.eye(1, ROWS, dtype=np.float16)})
+    bias = numpy_helper.to_array(onnx.load(graph).graph.initializer[1])
+    wanted = drawn[:ROWS].astype(np.float32) + bias
+    np.testing.assert_allclose(found[0].astype(np.float32), wanted, rtol=2e-3, atol=2e-3)
+
+
+def test_the_same_weights_are_drawn_everywhere(graph: Path, tmp_path: Path):
+    hollow = tmp_path / "hollow" / "small.onnx"
+    empty(graph, hollow)
+    fill(hollow.parent)
+    first = weights_file(hollow).read_bytes()
+    fill(hollow.parent)
+    assert weights_file(hollow).read_bytes() == first
+
+
+def test_weights_that_are_not_finite_are_refused(graph: Path, tmp_path: Path):
+    model = onnx.load(graph)
+    broken = np.full((ROWS, ROWS), np.inf, np.float16)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(broken, "w"))
+    onnx.save(model, graph)
+    with pytest.raises(ValueError, match="w is not finite"):
+        empty(graph, tmp_path / "hollow.onnx")
+
+
+def test_a_random_model_of_quantised_blocks_answers(tmp_path: Path):
+    from gpu_language import language_part
+    from random_gguf import SMALL, write
+
+    llm = BENCHMARKS.parent / "export/reference/checkpoint/llm"
+    size = write(llm, tmp_path / "language.gguf", SMALL, 257)
+    assert size == (tmp_path / "language.gguf").stat().st_size
+    from argparse import Namespace
+
+    found = language_part(
+        Namespace(scratch=tmp_path, small=True, threads=1, device="cpu", scale=0.01), ""
+    )
+    assert found["prefill"]["tokens"] == found["fork"]["rows"] + found["prompt_tokens"]
+    assert found["token"]["wall_ms"]["runs"] == 128
+
+
+def test_what_fails_and_what_does_not_fit_is_said(tmp_path: Path):
+    kept = tmp_path / "suite.json"
+    words = [str(BENCHMARKS / "gpu_suite.py"), str(tmp_path), "--device", "cpu", "--small"]
+    words += ["--scratch", str(tmp_path / "scratch"), "--json", str(kept), "--budget", "30"]
+    words += ["--only", "device", "language", "steady", "--prepare-s", "0"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    parts = json.loads(kept.read_text())["parts"]
+    assert parts["device"]["cores"] >= 1
+    # there is no tokenizer in that folder, so no model was written
+    assert parts["language"]["failed"] == "exit code 1"
+    assert "was not written in time" in parts["language"]["last_words"][-1]
+    assert parts["steady"]["left_out"].startswith("about 45 s were needed")
