@@ -49,8 +49,9 @@ class Run:
         self._patterns = rng.normal(0, 30, (4, self.elements)).astype(np.float32)
         self._weights = rng.normal(size=(volumes, 4)).astype(np.float32)
         self._order = rng.integers(0, 13, (volumes, 2))
-        self.motion = np.cumsum(rng.normal(0, [0.02] * 3 + [3e-4] * 3, (volumes, 6)), axis=0)
-        self.outside = rng.normal(1000, 30, (volumes, NOISE_VOXELS)).astype(np.float32)
+        self.motion = np.cumsum(rng.normal(0, [0.1] * 3 + [2e-3] * 3, (volumes, 6)), axis=0)
+        shared = rng.normal(size=(volumes, 5)) @ rng.normal(0, 30, (5, NOISE_VOXELS))
+        self.outside = rng.normal(1000 + shared, 30).astype(np.float32)
         onsets = np.arange(6.01, volumes * TR_S - 10, 4.0)
         self.events = [Event(float(onset), 3.0) for onset in onsets]
         self.drift = Drift(volumes=volumes, tr_s=TR_S)
@@ -102,7 +103,8 @@ def same_design(run: Run, glm: StreamingGlm, trial: int) -> NDArray[np.float64]:
     for event in run.events:
         regressors.add(event)
     scores = np.array([glm.noise_scores(values) for values in run.outside])
-    nuisance = np.concatenate([run.motion, scores], axis=1)
+    found = scores.any(axis=0)
+    nuisance = np.concatenate([run.motion, scores[:, found]], axis=1)
     return lss_design(regressors, trial, range(run.volumes), run.drift, nuisance)
 
 

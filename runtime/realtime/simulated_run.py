@@ -50,15 +50,17 @@ class Simulation:
     drift_percent: float = 1.0
     motion_mm: float = 0.5
     """How far the head wanders, about; as many degrees."""
+    inertia: int = 1
+    """Volumes over which each of the head's steps is spread; 1 is a jerky head."""
     trials: tuple[str, ...] = ()
     """Names of the shipped trials that are played in turn; all of them if empty."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.volumes < 2 or min(self.shape) < 5 or self.gap_s <= 0:
+        if self.volumes < 2 or min(self.shape) < 5 or self.gap_s <= 0 or self.inertia < 1:
             raise InputError(
-                f"a simulated run needs 2 volumes, 5 voxels along each axis and a gap; got "
-                f"{self.volumes}, {self.shape} and {self.gap_s:g} s"
+                f"a simulated run needs 2 volumes, 5 voxels along each axis and a gap, and "
+                f"'inertia' 1; got {self.volumes}, {self.shape}, {self.gap_s:g} s, {self.inertia}"
             )
 
 
@@ -100,7 +102,9 @@ class SimulatedRun:
             percent = np.asarray(volume.data, np.float32) * np.float32(volume.slope)
             self._maps[trial.name] = read * _stretched(percent, config.shape)
         rng = np.random.default_rng([config.seed, 1])
-        steps = rng.normal(0, 1, (config.volumes, 6)).cumsum(axis=0)
+        steps = rng.normal(0, 1, (config.volumes, 6))
+        spread = [steps[max(0, n + 1 - config.inertia) : n + 1].sum(0) for n in range(len(steps))]
+        steps = np.cumsum(spread, axis=0)
         steps -= steps[0]
         scale = config.motion_mm / max(1e-9, float(np.abs(steps).max()))
         self.motion: NDArray[np.float64] = scale * steps
