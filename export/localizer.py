@@ -208,12 +208,16 @@ class Localizer(nn.Module):
 
 @torch.no_grad()
 def _baseline(encoder: ViT3D, settings: LocalizationSettings) -> Tensor:
-    """What tokens are measured from, (N, D): the mean brain's, whose z-scores are all 0."""
+    """What tokens are measured from, (N, D): the mean brain's, whose z-scores are all 0.
+
+    Rounded to half precision, which is stored in half the bytes.
+    """
     config = encoder.config
     tokens = encoder.features(torch.zeros(1, config.num_cubes, config.token_size))[0][0, 1:]
     if settings.baseline == "none":
         return torch.zeros_like(tokens)
-    return last_block(encoder).norm1(tokens) if settings.layer == "normed" else tokens
+    tokens = last_block(encoder).norm1(tokens) if settings.layer == "normed" else tokens
+    return tokens.half().float()
 
 
 def last_block(encoder: ViT3D) -> Block:

@@ -25,7 +25,7 @@ from .vit3d import ViT3D, ViT3DConfig
 
 MOST_ENCODERS = 3
 _FOLDER = re.compile(r"encoder_(\d+)")
-_UNUSED = ("f_wv.", "f_t.")
+UNUSED_HEADS = ("f_wv.", "f_t.")
 """Heads that localization does not need, and that such an encoder may lack."""
 _SHARED = ("grid", "axcodes", "affine", "mapping", "align_corners", "clip_size", "input")
 """Fields in which all encoders of a checkpoint must agree."""
@@ -62,7 +62,7 @@ class LocalizerPart:
         except (OSError, RuntimeError, SafetensorError) as exc:
             reason = str(exc).strip().splitlines()[0]
             raise CheckpointError(f"cannot load checkpoint part '{self.name}/': {reason}") from exc
-        missing = [name for name in found.missing_keys if not name.startswith(_UNUSED)]
+        missing = [name for name in found.missing_keys if not name.startswith(UNUSED_HEADS)]
         if missing or found.unexpected_keys:
             raise CheckpointError(
                 f"checkpoint part '{self.name}/' is no ViT3D of its config.json: missing are "

@@ -63,7 +63,7 @@ def autograd_relevance(
         with torch.no_grad():
             mean = encoder.features(torch.zeros(1, config.num_cubes, config.token_size))[0]
             mean = last.norm1(mean) if settings.layer == "normed" else mean
-        cubes = cubes - mean[0, 1:]
+        cubes = cubes - mean[0, 1:].half().float()
     weights = gradient.mean(0) if settings.cam == "gradcam" else gradient
     return (weights * cubes).sum(1).numpy(), float(similarity.detach())
 

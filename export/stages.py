@@ -184,4 +184,4 @@ def write_golden(
     _save_arrays(folder / "golden" / "outputs.npz", encoded | pictures)
     height, width = pictures["image"].shape[2:]
     reports.image_size = (height, width)
-    reports.golden = golden_entry(texts, settings.steps, settings.schedule, precision)
+    reports.golden = golden_entry(texts, settings.steps, settings.schedule, precision, encoded)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from scanside.export.reference import localizing
 from scanside.export.reference.encoder import on_voxels
-from scanside.export.reference.geometry import STEP, add_statistics, to_volume, write_geometry
+from scanside.export.reference.geometry import STEPS, add_statistics, to_volume, write_geometry
 from scanside.export.reference.localizing import Placing, config
 from scanside.export.reference.sampler import patterns_of, smooth_patterns
 from scanside.export.reference.trials import active_cubes, to_cubes
@@ -123,15 +123,15 @@ def test_another_encoder_adds_statistics_where_there_are_none(tmp_path: Path):
 
     write_geometry(some(14, [100], 0.5), tmp_path)  # pyright: ignore[reportArgumentType]
     old = {n: _read(tmp_path, n) for n in ("mean", "std")}
-    add_statistics(some(10, [200, 210], 1 + STEP / 4), tmp_path)  # pyright: ignore[reportArgumentType]
+    add_statistics(some(10, [200, 210], 1 + STEPS["std"] / 4), tmp_path)  # pyright: ignore[reportArgumentType]
     new = {n: _read(tmp_path, n) for n in ("mean", "std")}
     for name, value in {"std": 1.0, "mean": 2.0}.items():
         kept = old["std"] > 0
         np.testing.assert_array_equal(new[name][kept], old[name][kept])
         added = new[name][~kept & (new["std"] > 0)]
         assert len(added) > 1000
-        # rounded to whole steps; twice a quarter of a step is half of one, which goes to even
-        assert set(np.unique(added)) <= {value, value + STEP}
+        # a quarter of a step is rounded away
+        assert set(np.unique(added)) == {value}
 
 
 def _read(checkpoint: Path, name: str) -> np.ndarray:

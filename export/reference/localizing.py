@@ -19,10 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..localizer import last_block
+from ..localizer_parts import UNUSED_HEADS
 from ..vit3d import ViT3D, ViT3DConfig
 from .clip import SIZE
 from .encoder import on_voxels, start
@@ -87,9 +89,17 @@ def train_localizing(checkpoint: Path, work: Path, cube: int) -> None:
     state = work / f"{name}.safetensors"
     train(name, model, lambda step: batch_loss(model, sampler, targets, step), RECIPE, state)
     encoder.patch_embed = on_voxels(encoder.patch_embed, cube)
-    encoder.save(checkpoint / name)
+    save(encoder, checkpoint / name)
     add_statistics(sampler, checkpoint)
     state.unlink(missing_ok=True)
+
+
+def save(encoder: ViT3D, folder: Path) -> None:
+    """Write an encoder without the heads that localization does not need."""
+    encoder.save(folder)
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    save_file({k: v for k, v in weights.items() if not k.startswith(UNUSED_HEADS)}, path)
 
 
 class Placing(nn.Module):
