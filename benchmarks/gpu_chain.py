@@ -83,7 +83,7 @@ def chain_part(args: Namespace, _: str) -> Json:
             "placement": dict(decoder.stages.placement),
         }
         for name, work in _chains(args, decoder, given).items():
-            runs = max(int(300 * args.scale), 3)
+            runs = max(int(200 * args.scale), 3)
             wall = summary(repeated(work, runs, warm=5))
             judge = judged(name, wall, "p99") if _is_limited(name) else {}
             result[name] = {"wall_ms": wall, **judge}

@@ -21,7 +21,8 @@ Json = dict[str, Any]
 RUNS = {"encoder": 1000, "preview_decoder": 1000, "vae_decoder": 300, "unet": 300}
 """Timed calls; p99 needs a hundred."""
 FARTHEST = 3e-2
-"""From the CPU's answer, relative, to agree with it: half precision rounds differently everywhere."""
+"""What is farther from the CPU's answer, relative, does not agree with it; half precision rounds
+differently in every library."""
 
 
 def inputs_of(engine: Any) -> dict[str, NDArray[Any]]:

@@ -48,7 +48,7 @@ PARTS = (
     Part(name="unet", about_s=20),
     Part(name="vae_decoder", about_s=15),
     Part(name="preview_decoder", about_s=8),
-    Part(name="chain", about_s=35),
+    Part(name="chain", about_s=45),
     Part(name="language", about_s=25),
     Part(name="eager", about_s=30),
     Part(name="compiled unet", about_s=35),
