@@ -144,8 +144,8 @@ PARTS: dict[str, tuple[float, Callable[[int, int], dict[str, int]]]] = {
     "ZeroMQ source": (0.12, fuzz_zmq),
     "AFNI source": (0.04, fuzz_afni),
     "C-STORE source": (0.01, fuzz_dicom),
-    "ZeroMQ sink": (0.02, fuzz_published),
-    "WebSocket sink": (0.01, fuzz_ws),
+    "ZeroMQ sink": (0.025, fuzz_published),
+    "WebSocket sink": (0.005, fuzz_ws),
 }
 """Share of all that is sent; a connection costs most."""
 

@@ -29,7 +29,7 @@ _FINE = ("subscribers",)
 def fuzz_ws(count: int, seed: int = 0) -> dict[str, int]:
     """Requests, and frames after a whole request; then somebody who subscribes and is served.
 
-    The door lets twenty in a second, so this is slow on purpose.
+    The door lets five in a second, so this is slow on purpose.
     """
     rng = np.random.default_rng(seed)
     outlet = WsOutlet(Address(HERE, 0))

@@ -191,7 +191,9 @@ def main() -> None:
                 "counts": dict(counts[kind]),
             }
         )
-    write({**about, "tr_s": TR_S, "speed": args.speed, "rows": rows}, args.json)
+    question = "what subscribers that misbehave cost a run"
+    result = {"question": question, **about, "tr_s": TR_S, "speed": args.speed, "rows": rows}
+    write(result, args.json)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def test_malformed_headers_are_the_two_errors_for_bad_input():
 
 @pytest.mark.parametrize(
     ("fuzz", "count"),
-    [(fuzz_zmq, 1500), (fuzz_afni, 120), (fuzz_dicom, 40), (fuzz_published, 500), (fuzz_ws, 60)],
+    [(fuzz_zmq, 1500), (fuzz_afni, 120), (fuzz_dicom, 40), (fuzz_published, 500), (fuzz_ws, 40)],
 )
 def test_what_listens_outlives_what_is_malformed(fuzz, count: int):
     found = fuzz(count, seed=1)

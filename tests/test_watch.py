@@ -225,6 +225,19 @@ def test_a_wrong_argument_is_a_sentence_and_changes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("where", ["below a file", "where nobody may write"])
+def test_an_output_folder_that_cannot_be_written_is_a_sentence(
+    recorded: Path, capsys: pytest.CaptureFixture[str], where: str
+):
+    # of root, too, whom permissions do not keep out
+    out = recorded / "out" if where == "below a file" else Path("/proc/out")
+    assert main(words(f"file:{recorded}", recorded, out)) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"{out} cannot be written" in printed.err
+    assert printed.err.count("\n") == 1
+
+
 def test_a_folder_needs_what_its_headers_do_not_say_beforehand(
     recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

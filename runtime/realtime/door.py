@@ -20,8 +20,8 @@ from aiohttp import web
 from .address import Address
 from .listening import listen
 
-_RATE_HZ = 20.0
-"""Connections a second; each takes about a millisecond of this process."""
+_RATE_HZ = 5.0
+"""Connections a second; each takes milliseconds of this process, which computes meanwhile."""
 _BURST = 20
 _MOST_OPEN = 64
 _BACKLOG = 32
