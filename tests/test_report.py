@@ -21,7 +21,8 @@ import pytest
 from scanside.runtime.cli import main
 from scanside.runtime.errors import InputError
 from scanside.runtime.realtime.simulated_run import SimulatedRun, Simulation
-from scanside.runtime.report.derivatives import Names, write_derivatives
+from scanside.runtime.report.dataset import Names
+from scanside.runtime.report.derivatives import write_derivatives
 from scanside.runtime.report.page import render, write_report
 from scanside.runtime.report.story import Story, read_story
 

@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page, or the derivatives, and say where."""
-    from ..report.derivatives import Names, write_derivatives
+    from ..report.dataset import Names
+    from ..report.derivatives import write_derivatives
     from ..report.page import write_report
     from ..report.story import read_story
 

@@ -15,11 +15,7 @@ journal says about volumes, trials and answers: no date, no path, no name.
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +26,7 @@ from ... import __version__
 from ..errors import InputError
 from ..realtime.messages import WINDOWS
 from .betas import Betas
+from .dataset import DatasetWriter, Names, as_json
 from .events_table import COLUMNS, sidecar, table
 from .heat import heat_maps, label
 from .story import Attempt, Story
@@ -60,66 +57,6 @@ Each volume of these files is one trial, in the order of `Trials` in their sidec
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
-    """Labels of the dataset: letters and digits, none of which names a person."""
-
-    subject: str = "01"
-    session: str | None = None
-    task: str = "decoding"
-    run: int = 1
-
-    def __post_init__(self) -> None:
-        for name, text in (
-            ("subject", self.subject),
-            ("session", self.session),
-            ("task", self.task),
-        ):
-            if text is not None and not re.fullmatch("[A-Za-z0-9]+", text):
-                raise InputError(
-                    f"'{name}' must be letters and digits, as BIDS wants; got {text!r}"
-                )
-        if self.run < 1:
-            raise InputError(f"'run' must be 1 or more; got {self.run}")
-
-    @property
-    def folder(self) -> Path:
-        """Of the subject, or of its session."""
-        inner = f"ses-{self.session}" if self.session else ""
-        return Path(f"sub-{self.subject}") / inner
-
-    @property
-    def stem(self) -> str:
-        """How the names of all files begin."""
-        session = f"_ses-{self.session}" if self.session else ""
-        return f"sub-{self.subject}{session}_task-{self.task}_run-{self.run}"
-
-
-@dataclass(slots=True)
-class _Writer:
-    """Writes files of a dataset, and remembers them."""
-
-    root: Path
-    names: Names
-    files: list[Path] = field(default_factory=list[Path])
-
-    def path(self, name: str, folder: str = "func") -> Path:
-        path = self.root / self.names.folder / folder / f"{self.names.stem}_{name}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return self.note(path)
-
-    def note(self, path: Path) -> Path:
-        self.files.append(path)
-        return path
-
-    def text(self, path: Path, text: str) -> None:
-        self.note(path).write_text(text, encoding="utf-8")
-
-    def image(self, name: str, image: Any, told: Mapping[str, Any]) -> None:
-        nib.save(image, self.path(f"{name}.nii.gz"))
-        self.path(f"{name}.json").write_text(_json(told), encoding="utf-8")
-
-
 def write_derivatives(story: Story, out: Path, names: Names | None = None) -> list[Path]:
     """Write the derivatives of a run.
 
@@ -146,7 +83,7 @@ def write_derivatives(story: Story, out: Path, names: Names | None = None) -> li
         raise InputError(f"{out} holds something already; name a new or empty folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        writer = _Writer(out, names)
+        writer = DatasetWriter(out, names)
         _about(writer, story)
         _events(writer, story)
         _betas(writer, story)
@@ -157,7 +94,7 @@ def write_derivatives(story: Story, out: Path, names: Names | None = None) -> li
     return writer.files
 
 
-def _about(writer: _Writer, story: Story) -> None:
+def _about(writer: DatasetWriter, story: Story) -> None:
     description = {
         "Name": "Decoded real-time run",
         "BIDSVersion": BIDS_VERSION,
@@ -171,12 +108,12 @@ def _about(writer: _Writer, story: Story) -> None:
         ],
     }
     trials = len(story.last.trials)
-    writer.text(writer.root / "dataset_description.json", _json(description))
+    writer.text(writer.root / "dataset_description.json", as_json(description))
     writer.text(writer.root / "README.md", _README.format(version=__version__, trials=trials))
     writer.text(writer.root / ".bidsignore", _IGNORED)
 
 
-def _events(writer: _Writer, story: Story) -> None:
+def _events(writer: DatasetWriter, story: Story) -> None:
     """The table of trials, with the answers' pictures."""
     pictures: dict[tuple[int, str], str] = {}
     for trial in story.last.trials.values():
@@ -192,10 +129,10 @@ def _events(writer: _Writer, story: Story) -> None:
     rows = table(story.last, pictures)
     lines = ["\t".join(COLUMNS), *("\t".join(row) for row in rows)]
     writer.path("events.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    writer.path("events.json").write_text(_json(sidecar()), encoding="utf-8")
+    writer.path("events.json").write_text(as_json(sidecar()), encoding="utf-8")
 
 
-def _betas(writer: _Writer, story: Story) -> None:
+def _betas(writer: DatasetWriter, story: Story) -> None:
     attempt = story.last
     for revision, window in enumerate(WINDOWS):
         kept = [
@@ -218,7 +155,7 @@ def _betas(writer: _Writer, story: Story) -> None:
             writer.image(name, betas.image(data, attempt), told)
 
 
-def _heat(writer: _Writer, story: Story) -> None:
+def _heat(writer: DatasetWriter, story: Story) -> None:
     attempt = story.last
     concepts: dict[str, dict[int, Any]] = {}
     for (number, trial), maps in heat_maps(story, draw=False).items():
@@ -251,7 +188,7 @@ def _image_facts(story: Story, attempt: Attempt, trials: list[int]) -> dict[str,
     }
 
 
-def _sums(writer: _Writer) -> None:
+def _sums(writer: DatasetWriter) -> None:
     """The hash of every file but this one."""
     lines = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  "
@@ -259,7 +196,3 @@ def _sums(writer: _Writer) -> None:
         for path in sorted(writer.files)
     ]
     writer.text(writer.root / SUMS, "\n".join(lines) + "\n")
-
-
-def _json(found: Mapping[str, Any]) -> str:
-    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -13,9 +13,10 @@ import numpy as np
 
 from ..errors import InputError
 from ..realtime.messages import WINDOWS
+from .figures import Plot
 from .heat import heat_maps
 from .pictures import inside
-from .plots import Plot, run_plots
+from .plots import run_plots
 from .story import Attempt, Record, Story, read_story
 
 PAGE = "report.html"
