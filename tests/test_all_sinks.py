@@ -18,51 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pydicom
 import pytest
 import zmq
 
 from scanside.runtime.cli import main
 from scanside.runtime.realtime.simulated_run import SimulatedRun, Simulation
+from scanside.tests.patient import FILE_NAME, IDENTIFIERS, seed
 
 WAIT_S = 120.0
 VOLUMES = 30
-PUBLIC = {
-    "PatientName": "DOEMANN^JANESSA",
-    "PatientID": "PID-4711-0815",
-    "PatientBirthDate": "19710423",
-    "PatientAddress": "17 Nowhere Lane",
-    "PatientTelephoneNumbers": "+49-30-5550123",
-    "PatientMotherBirthName": "SCHMIDTKE",
-    "PatientBirthName": "MUSTERFRAU",
-    "OtherPatientNames": "JANEY^DOE-ALIAS",
-    "MilitaryRank": "Oberstabsgefreite",
-    "EthnicGroup": "EthnicGroupX",
-    "Occupation": "Glassblower",
-    "PatientComments": "afraid of spiders",
-    "AdditionalPatientHistory": "fell off a horse",
-    "CountryOfResidence": "Liechtenstein",
-    "RegionOfResidence": "Vaduz-Region",
-    "ReferringPhysicianName": "HOUSE^GREGORY",
-    "PerformingPhysicianName": "WILSON^JAMES",
-    "OperatorsName": "OPERATRIX^ANNA",
-    "InstitutionName": "Hospital of Nowhere",
-    "InstitutionAddress": "1 Hospital Road",
-    "StationName": "STATION-XYZZY",
-    "AccessionNumber": "ACC-998877",
-    "StudyID": "STUDY-31337",
-    "StudyDescription": "memory of JANESSA",
-    "ImageComments": "comment on JANESSA D.",
-    "DeviceSerialNumber": "SERIAL-55512",
-}
-PRIVATE = {
-    (0x0029, "SIEMENS CSA HEADER", 0x60): "private-name-DOEMANN",
-    (0x0019, "SIEMENS MR HEADER", 0x77): "private-id-4711",
-    (0x7FE1, "SOME VENDOR", 0x01): "private-vendor-note",
-}
-STUDY_UID = "1.2.826.0.1.3680043.8.498.4711081519710423"
-FILE_NAME = "DOEMANN_JANESSA_19710423.MR"
-IDENTIFIERS = [*PUBLIC.values(), *PRIVATE.values(), STUDY_UID, FILE_NAME]
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +45,6 @@ def words(source: str, recorded: Path, out: Path, *more: str) -> list[str]:
         *("--events", str(recorded.with_name("run_events.tsv")), "--deadline", "1000"),
         *("--task", "preview,caption", "--prompt", "none", *more),
     ]
-
-
-def seed(file: Path) -> None:
-    """Put into a file of the scanner all that tells who the patient is."""
-    dataset = pydicom.dcmread(file)
-    for name, value in PUBLIC.items():
-        setattr(dataset, name, value)
-    for (group, creator, element), value in PRIVATE.items():
-        dataset.private_block(group, creator, create=True).add_new(element, "LO", value)
-    dataset.StudyInstanceUID = STUDY_UID
-    dataset.save_as(file)
-    content = file.read_bytes()
-    assert all(value.encode() in content for value in IDENTIFIERS if value != FILE_NAME)
 
 
 def free_port() -> int:
