@@ -6,4 +6,12 @@ driver.py     what NVIDIA driver and GPUs are there, asked before any other libr
 gpu.py        one GPU, one stream, memory at fixed addresses
 onnx_cpu.py   ONNX Runtime on the CPU
 onnx_cuda.py  ONNX Runtime on a GPU, bound to device pointers
+
+fingerprint.py, engine_record.py, engine_cache.py
+              what an engine was made from and for; which engine may run here, and why not
+tensorrt_library.py, plan_builder.py, native_engine.py, layers.py, scratch.py
+              what TensorRT 10, TensorRT 11 and TensorRT-RTX share
+rtx.py, rtx_builder.py, tensorrt.py, tensorrt_builder.py
+              what each does by itself
+graph_file.py what an ONNX file says about itself, read without the onnx package
 """
