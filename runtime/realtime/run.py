@@ -29,8 +29,9 @@ from .run_setup import (
     open_markers,
     read_stimuli,
 )
-from .session import Parts, Session
+from .session import Session
 from .session_config import SessionConfig
+from .session_parts import Parts
 from .sink_opening import Outgoing, check_sink, open_outlet
 from .sinks import JsonLines, Sink, Sinks
 from .slots import Ending, Slots

@@ -11,38 +11,24 @@ is wrong with what arrives is a fault that is told, written down and counted; a 
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
-from ..events import Event, Image, Preview, Token
+from ..events import Event
 from .answering import Answer, Answering, AnswerState, Job
-from .arrivals import Arrivals
 from .attempt import Attempt
-from .beta_scale import BetaScale
+from .delivery import Delivery
 from .frame import Frame
-from .intake import Intake, Taken, UnusableVolume
-from .journal import Journal
-from .live_markers import Marker, Markers
-from .memory import Memory
-from .messages import (
-    about,
-    answer_message,
-    fault_message,
-    feedback,
-    file_name,
-    volume_message,
-)
-from .run_folder import RunFolder
+from .intake import Taken, UnusableVolume
+from .live_markers import Marker
+from .messages import fault_message, volume_message
 from .schedule import Due
-from .session_config import SessionConfig
-from .sinks import Sink, Sinks
+from .session_parts import Parts, Progress
 from .slots import Ending
 from .source import Fault, FaultKind
 from .stimuli import Stimulus, read_marker
@@ -55,47 +41,6 @@ _CATCHING_UP = 8
 """Answers that may wait while volumes come that were there before."""
 _DRAIN_S = 60.0
 """How long answers may take once the run is over."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Progress:
-    """What an operator wants to see now."""
-
-    received: int = 0
-    newest: int = -1
-    last_arrived_s: float | None = None
-    taken: Taken | None = None
-    latency_s: float = 0.0
-    """Of the last volume, from its arrival until it is in the fit."""
-    latest: dict[str, Any] | None = None
-    """The last answer."""
-    fault: Fault | None = None
-    """The last fault."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Parts:
-    """What a session is made of; all of it is opened before the run."""
-
-    config: SessionConfig
-    arrivals: Arrivals
-    intake: Intake
-    scale: BetaScale
-    stimuli: Sequence[Stimulus]
-    """Known before the run."""
-    wanted: frozenset[int] | None
-    """Which of them are answered; all if None."""
-    markers: Markers | None
-    live_events: bool
-    """Whether markers are trials; otherwise only the trigger is heeded."""
-    folder: RunFolder
-    journal: Journal
-    memory: Memory
-    """What an earlier life of the run has left."""
-    record: Sink
-    """Where every answer is written down."""
-    sinks: Sinks
-    """Feedback."""
 
 
 class Session:
@@ -125,15 +70,15 @@ class Session:
         self._began_s = clock()
         self._axis = TimeAxis(parts.config)
         self._pending: list[Marker] = []
-        self._files: dict[tuple[int, int, int], dict[str, str | None]] = {}
         self._told_disk = threading.Event()
         self._stimuli: dict[tuple[int, int], Stimulus] = {}
+        self._delivery = Delivery(parts, self.tally, self.progress, self._stimuli)
         self._place: Any = None
         self._attempt = self._new_attempt(0)
         for fault in parts.memory.faults:
             self.tally.fault(fault)
-        self._bring_level()
-        self._answering = open_answering(self._on_event, self._on_answer)
+        self._delivery.bring_level()
+        self._answering = open_answering(self._delivery.on_event, self._delivery.on_answer)
 
     @property
     def ending(self) -> Ending | None:
@@ -192,16 +137,6 @@ class Session:
             self._axis.restore(axis)
         return attempt
 
-    def _bring_level(self) -> None:
-        """Give out what an earlier life had answered and not written."""
-        written = {(r["attempt"], r["trial"], r["revision"]) for r in self.parts.folder.answers()}
-        for key, message in self.parts.memory.answers.items():
-            self.tally.count(f"answers {message['state']}")
-            self.tally.count("answers withheld", int(bool(message.get("withheld"))))
-            self.tally.count("missed deadlines", int(message["missed_deadline"]))
-            if key not in written:
-                self._give_out(message)
-
     def _frame(self, frame: Frame) -> None:
         was_open = self._axis.first is not None
         number = self._axis.number(frame)
@@ -250,7 +185,7 @@ class Session:
         except InputError as exc:
             lacks = str(exc)
         if given:
-            self._keep_beta(attempt.number, due.trial, due.revision, beta)
+            self._delivery.keep_beta(attempt.number, due.trial, due.revision, beta)
             return
         self.tally.latency("beta", self._clock() - began_s)
         deadline_s = None if catching_up else closed_s + config.budget_s
@@ -266,19 +201,14 @@ class Session:
             beta=beta,
         )
         if lacks:
-            self._on_answer(Answer(job=job, state=AnswerState.IMPOSSIBLE, degraded=[lacks]))
+            self._delivery.on_answer(
+                Answer(job=job, state=AnswerState.IMPOSSIBLE, degraded=[lacks])
+            )
             return
         self.parts.journal.trial(
             due.trial, due.revision, "closed", attempt=attempt.number, signal=round(signal, 6)
         )
         self._answering.submit(job)
-
-    def _keep_beta(
-        self, attempt: int, trial: int, revision: int, beta: tuple[Any, Any] | None
-    ) -> None:
-        """Keep it for derivatives: after the answer has gone out, so that it costs no feedback."""
-        if beta is not None:
-            self.parts.folder.beta((attempt, trial, revision), *beta)
 
     def _note_place(self) -> None:
         """Write down where the model lies in the world of the run, whenever that is found anew."""
@@ -361,43 +291,6 @@ class Session:
             self._told_disk.set()
             parts.folder.trouble = trouble
             self._tell(FaultKind.DISK, None, f"{trouble}; decoding goes on, nothing is written")
-
-    def _on_event(self, job: Job, event: Event) -> None:
-        """On the thread that decodes: what can be shown before the answer is complete."""
-        open_gate = self.parts.config.gate is None
-        if isinstance(event, Preview | Image):
-            kind = "preview" if isinstance(event, Preview) else "image"
-            provenance: Mapping[str, object] = {"kind": kind, **about(job)}
-            path = self.parts.folder.picture(file_name(job, kind), event.image, provenance)
-            files = self._files.setdefault((job.attempt, job.trial, job.revision), {})
-            files[kind] = path
-            if kind == "preview" and open_gate:
-                self.parts.sinks.put({"event": "preview", **about(job), "preview": path})
-        elif isinstance(event, Token) and open_gate:
-            self.parts.sinks.put(
-                {"event": "token", **about(job), "task": event.task, "text": event.text}
-            )
-
-    def _on_answer(self, answer: Answer) -> None:
-        """On the thread that decodes: an answer is complete, or will never be."""
-        job = answer.job
-        files = self._files.pop((job.attempt, job.trial, job.revision), {})
-        stimulus = self._stimuli[job.attempt, job.trial]
-        message = answer_message(answer, stimulus, files, self.parts.config.gate)
-        self.parts.journal.append("answer", message=message)
-        self.tally.count(f"answers {answer.state}")
-        self.tally.count("answers withheld", int(bool(message.get("withheld"))))
-        if job.deadline_s is not None:
-            self.tally.count("missed deadlines", int(answer.missed))
-            for stage, seconds in answer.latency_s.items():
-                self.tally.latency(f"answer {stage}", seconds)
-        self._give_out(message)
-        self._keep_beta(job.attempt, job.trial, job.revision, job.beta)
-
-    def _give_out(self, message: dict[str, Any]) -> None:
-        self.parts.record.put(json.dumps(message, ensure_ascii=False, allow_nan=False))
-        self.parts.sinks.put(feedback(message))
-        self.progress.latest = message
 
     def _show(self, frame: Frame, taken: Taken, latency_s: float) -> None:
         progress = self.progress
