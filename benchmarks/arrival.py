@@ -33,7 +33,8 @@ from scanside.runtime.realtime.arrivals import Arrivals
 from scanside.runtime.realtime.drift import Drift
 from scanside.runtime.realtime.folder_source import FolderSource
 from scanside.runtime.realtime.frame import Frame
-from scanside.runtime.realtime.glm import GlmConfig, StreamingGlm
+from scanside.runtime.realtime.glm import StreamingGlm
+from scanside.runtime.realtime.glm_config import GlmConfig
 from scanside.runtime.realtime.intake import Intake
 from scanside.runtime.realtime.model_place import Placing
 from scanside.runtime.realtime.simulated_run import SimulatedRun, Simulation

@@ -26,7 +26,8 @@ from timing import machine, percentiles_ms, write
 
 from scanside.runtime.realtime.design import Event, Regressors, lss_design
 from scanside.runtime.realtime.drift import Drift
-from scanside.runtime.realtime.glm import GlmConfig, StreamingGlm
+from scanside.runtime.realtime.glm import StreamingGlm
+from scanside.runtime.realtime.glm_config import GlmConfig
 from scanside.runtime.realtime.hrf import Response
 
 TR_S, VOLUMES, CUBE = 1.6, 200, 14

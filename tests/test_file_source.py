@@ -12,7 +12,8 @@ from scanside.runtime.realtime.arrivals import Arrivals
 from scanside.runtime.realtime.file_source import FileSource
 from scanside.runtime.realtime.frame import Frame
 from scanside.runtime.realtime.run_file import RunFile
-from scanside.runtime.realtime.slots import Ending, Slots
+from scanside.runtime.realtime.slot_state import Ending
+from scanside.runtime.realtime.slots import Slots
 from scanside.runtime.realtime.source import Fault, FaultKind
 
 

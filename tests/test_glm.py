@@ -10,9 +10,11 @@ from nilearn.glm.first_level import run_glm
 
 from scanside.runtime.errors import InputError
 from scanside.runtime.realtime.basis import orthonormal_nuisance
+from scanside.runtime.realtime.beta import Beta
 from scanside.runtime.realtime.design import Event, Regressors, lss_design
 from scanside.runtime.realtime.drift import Drift
-from scanside.runtime.realtime.glm import Beta, GlmConfig, StreamingGlm
+from scanside.runtime.realtime.glm import StreamingGlm
+from scanside.runtime.realtime.glm_config import GlmConfig
 from scanside.runtime.realtime.hrf import Response
 
 TR_S, VOLUMES, ELEMENTS = 1.6, 200, 4500

@@ -29,7 +29,8 @@ from scanside.runtime.realtime.frame import Frame
 from scanside.runtime.realtime.network_player import NetworkPlayer
 from scanside.runtime.realtime.replay import Manner
 from scanside.runtime.realtime.run_file import RunFile
-from scanside.runtime.realtime.slots import Ending, Slots
+from scanside.runtime.realtime.slot_state import Ending
+from scanside.runtime.realtime.slots import Slots
 from scanside.runtime.realtime.source import Arrival, Fault, FaultKind
 from scanside.runtime.realtime.writers import make_writer
 from scanside.runtime.realtime.zmq_sender import ZmqSender

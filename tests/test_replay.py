@@ -21,7 +21,8 @@ from scanside.runtime.realtime.folder_source import FolderSource
 from scanside.runtime.realtime.frame import Frame
 from scanside.runtime.realtime.replay import Manner, Player
 from scanside.runtime.realtime.run_file import RunFile
-from scanside.runtime.realtime.slots import Ending, Slots
+from scanside.runtime.realtime.slot_state import Ending
+from scanside.runtime.realtime.slots import Slots
 from scanside.runtime.realtime.source import Arrival, Fault, FaultKind
 from scanside.runtime.realtime.volume_writer import VolumeWriter
 from scanside.runtime.realtime.writers import FORMATS, make_writer

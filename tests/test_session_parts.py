@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from scanside.runtime.errors import InputError
+from scanside.runtime.realtime.beta import Beta
 from scanside.runtime.realtime.beta_scale import BetaScale
 from scanside.runtime.realtime.confidence import Confidence, signal_share
 from scanside.runtime.realtime.frame import Frame
-from scanside.runtime.realtime.glm import Beta
 from scanside.runtime.realtime.journal import Journal
 from scanside.runtime.realtime.live_markers import LslMarkers
 from scanside.runtime.realtime.locked_memory import locked_memory, may_lock

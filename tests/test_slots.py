@@ -5,7 +5,8 @@ import pytest
 
 from scanside.runtime.realtime.frame import Frame
 from scanside.runtime.realtime.patience import Patience
-from scanside.runtime.realtime.slots import Ending, Slots, SlotState
+from scanside.runtime.realtime.slot_state import Ending, SlotState
+from scanside.runtime.realtime.slots import Slots
 from scanside.runtime.realtime.source import Arrival, Fault, FaultKind
 
 TR_S = 2.0

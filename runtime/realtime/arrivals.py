@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from .frame import Frame
-from .slots import Ending, Slots
+from .slot_state import Ending
+from .slots import Slots
 from .source import Arrival, Source
 
 _WAIT_TRS = 0.25

@@ -14,7 +14,8 @@ from .beta_scale import BetaScale
 from .confidence import signal_share
 from .drift import Drift
 from .frame import Frame
-from .glm import GlmConfig, StreamingGlm
+from .glm import StreamingGlm
+from .glm_config import GlmConfig
 from .hrf import Response
 from .intake import Intake, Taken
 from .schedule import Due, Schedule

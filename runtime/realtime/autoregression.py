@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .basis import TrialBasis
-from .cross_products import Grams, Projected
+from .sums import Grams, Projected
 
 STEPS = 100
 """Steps of rho in 0..1."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..errors import BundleError, InputError
-from .glm import Beta
+from .beta import Beta
 from .normalisation import RunningNormalisation
 
 BUNDLE_TRIALS = 10

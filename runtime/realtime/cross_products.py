@@ -25,43 +25,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-Matrix = NDArray[np.float64]
+from .sums import Grams, Matrix, Projected
 
 SPREAD = 8
 """Volumes over which the work on all blocks is spread."""
 BLOCK = 4096
 """Elements of a block, so that it and its share of the ring stay in a core's cache."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Grams:
-    """Products of the design with itself, over all volumes so far."""
-
-    now: Matrix
-    """(K, K) sum of x_t x_t'."""
-    neighbours: Matrix
-    """(K, K) sum of x_t x_(t-1)' + x_(t-1) x_t' over volumes that follow each other."""
-    last: Matrix
-    """(K,) row of the newest volume."""
-    volumes: int
-    pairs: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Projected:
-    """One block of elements, L of them, seen through p combinations of the design's columns."""
-
-    elements: slice
-    now: NDArray[Any]
-    """(p, L) F'X'Y."""
-    neighbours: NDArray[Any] | None
-    """(p, L) F' times the sum of (x_(t-1) + x_(t+1)) y_t."""
-    squares: NDArray[Any]
-    """(L,) sum of y_t^2."""
-    neighbour_squares: NDArray[Any] | None
-    """(L,) twice the sum of y_t y_(t-1)."""
-    last: NDArray[Any]
-    """(L,) the newest volume."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

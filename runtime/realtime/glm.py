@@ -16,7 +16,6 @@ becomes known late costs no second look at the volumes:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,14 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .autoregression import Prewhitened
 from .basis import orthonormal_nuisance, trial_basis
-from .cross_products import CrossProducts, Grams
+from .beta import Beta
+from .cross_products import CrossProducts
 from .design import Event, Regressors
-from .drift import Drift
+from .glm_config import GlmConfig
 from .hrf import Response
 from .motion import RADIUS_MM
 from .noise_components import NoiseComponents
+from .sums import Grams
 
 MOTION = 6
 STILL_MM = 0.2
@@ -39,66 +40,6 @@ a sphere of 50 mm. What so little motion leaves in volumes that were aligned is 
 regressor takes of the activity."""
 _SLOTS = 8
 """Trials for which there is room at first; for more of them the sums grow once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GlmConfig:
-    """What explains a run beside the trial in question."""
-
-    drift: Drift
-    """Also tells the TR."""
-    slice_time_s: float = 0.0
-    """Moment within a TR that a volume stands for."""
-    motion: bool = True
-    """Six regressors of motion."""
-    noise_components: int = 5
-    """0 to 5, from voxels outside the mask."""
-    autoregressive: bool = False
-    """Prewhiten noise that follows itself, each element with its own coefficient. Twice the
-    memory."""
-    hold: int = 16
-    """Volumes within which a late one, a late marker or a late verdict still counts; also those
-    that noise components are learnt from."""
-    open_s: float = 60.0
-    """Seconds from its onset in which a trial's beta can be asked for; each open trial takes memory
-    for one value for each element."""
-    volumes_per_column: int = 4
-    """One nuisance regressor at most for so many volumes."""
-    dtype: str = "float32"
-    """Of the sums over elements: float32, or float64 for comparison."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.noise_components <= 5:
-            raise InputError(f"'noise_components' must be 0 to 5; got {self.noise_components}")
-        least = 2 * self.noise_components + 2
-        if self.hold < least:
-            raise InputError(
-                f"'hold' must be at least {least} to learn {self.noise_components} noise "
-                f"components; got {self.hold}"
-            )
-        if not self.open_s > 0:
-            raise InputError(f"'open_s' must be positive; got {self.open_s}")
-        if self.volumes_per_column < 1:
-            raise InputError(f"'volumes_per_column' must be at least 1: {self.volumes_per_column}")
-        if self.dtype not in ("float32", "float64"):
-            raise InputError(f"'dtype' must be float32 or float64; got {self.dtype}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Beta:
-    """A trial's activity."""
-
-    trial: int
-    values: NDArray[np.float32]
-    """(E,) in the units of the volumes, for a regressor of height 1."""
-    variance: NDArray[np.float32]
-    """(E,) of `values`, by the residuals so far."""
-    newest: int
-    """Number of the last volume that it knows."""
-    volumes: int
-    """Volumes with weight."""
-    freedom: int
-    """Volumes less regressors."""
 
 
 class StreamingGlm:

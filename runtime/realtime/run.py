@@ -34,7 +34,8 @@ from .session_config import SessionConfig
 from .session_parts import Parts
 from .sink_opening import Outgoing, check_sink, open_outlet
 from .sinks import JsonLines, Sink, Sinks
-from .slots import Ending, Slots
+from .slot_state import Ending
+from .slots import Slots
 from .source import Source
 from .source_opening import open_source
 from .summary import summarise

@@ -29,7 +29,7 @@ from .live_markers import Marker
 from .messages import fault_message, volume_message
 from .schedule import Due
 from .session_parts import Parts, Progress
-from .slots import Ending
+from .slot_state import Ending
 from .source import Fault, FaultKind
 from .stimuli import Stimulus, read_marker
 from .tally import Tally
