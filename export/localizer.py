@@ -52,8 +52,8 @@ class LocalizationSettings:
     scaling: str = "max"
     """Of a finished map: max (divided by its largest value), minmax, or none."""
     fusion: str = "mean"
-    """How the maps of several encoders become one: mean or max, each scaled to its largest value
-    first."""
+    """How the maps of several encoders become one, each scaled to its largest value first: mean,
+    max, or others, the mean without the encoder that decodes, where its map says little."""
     threshold: float = 0.5
     """From which value of a scaled map on a voxel counts as located."""
 

@@ -158,7 +158,7 @@ class LocalizationSpec:
     scaling: str
     """Of a finished map: max, minmax or none."""
     fusion: str
-    """Of the maps of several encoders: mean or max."""
+    """Of the maps of several encoders: mean, max, or others."""
     threshold: float
     """From which value of a scaled map on a voxel counts as located."""
 

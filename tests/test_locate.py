@@ -194,7 +194,10 @@ def test_maps_are_scaled_before_they_are_fused() -> None:
     weak[0, 0, 1], strong[0, 0, 2] = 1e-3, 10
     assert fuse([weak, strong], "mean")[0, 0].tolist() == [0, 0.5, 0.5, 0]
     assert fuse([weak, strong], "max")[0, 0].tolist() == [0, 1, 1, 0]
+    assert fuse([weak, strong, weak], "others")[0, 0].tolist() == [0, 0.5, 0.5, 0]
+    assert fuse([weak, strong], "others")[0, 0].tolist() == [0, 0, 1, 0]
     assert fuse([strong], "mean") is strong
+    assert fuse([strong], "others") is strong
     assert scale(np.array([-2.0, 1.0]), "max").tolist() == [-1, 0.5]
     assert scale(np.array([-2.0, 2.0]), "minmax").tolist() == [0, 1]
     assert scale(np.zeros(2), "max").tolist() == [0, 0]

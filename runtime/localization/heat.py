@@ -77,11 +77,16 @@ def _cubes_of_voxels(geometry: Geometry) -> Matrix:
 
 
 def fuse(maps: Sequence[Floats], fusion: str) -> Floats:
-    """Several encoders' maps (X, Y, Z) of one concept as one, each scaled to its largest value."""
+    """Several encoders' maps (X, Y, Z) of one concept as one, each scaled to its largest value.
+
+    The first map is that of the encoder that decodes; "others" is the mean of those behind it.
+    """
     if len(maps) == 1:
         return maps[0]
     scaled = np.stack([scale(one, "max") for one in maps])
-    return scaled.mean(0) if fusion == "mean" else scaled.max(0)
+    if fusion == "max":
+        return scaled.max(0)
+    return scaled[1:].mean(0) if fusion == "others" else scaled.mean(0)
 
 
 def scale(heat: Floats, scaling: str) -> Floats:
