@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpu_page import gpu_suite
 from plots import Bar, Distribution, Panel, bars, curves, distributions
 from tables import generic, is_summary, measured_on, percentiles, table
 
@@ -177,7 +178,9 @@ def kind_of(result: Json) -> Callable[[str, Json], tuple[list[str], Files]]:
     """What renders a result."""
     if "warm" in result and "cold" in result:
         return bench
-    if "limits" in result and "graph" in result["rows"][0]:
+    if "device" in result.get("parts", {}):
+        return gpu_suite
+    if "limits" in result and "rows" in result and "graph" in result["rows"][0]:
         return roofline
     if "schedules" in result and "starts" in result:
         return quality

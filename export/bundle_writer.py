@@ -20,6 +20,7 @@ from .checkpoint import open_checkpoint
 from .compile_graph import PRECISIONS, Precision
 from .concept_encoder import TorchConcepts, write_concept_encoder
 from .engines import check_targets, write_engines
+from .fuse_attention import check_fusing, fuse_graphs
 from .kernels import write_kernels
 from .localizer_parts import Localization, read_localization
 from .localizer_stages import write_localizers
@@ -40,6 +41,7 @@ def export_bundle(
     targets: Sequence[str] = ("cpu",),
     precision: Precision = "fp32",
     quantize: str = "f16",
+    fuse_attention: bool = False,
     diffusion: DiffusionSettings | None = None,
     name: str | None = None,
 ) -> Path:
@@ -61,6 +63,9 @@ def export_bundle(
         are taken in 8 bits, on a CPU.
     quantize : str
         Type of the language model's matrices: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m.
+    fuse_attention : bool
+        Attention of encoder and U-Net as one operator, which ONNX Runtime's CUDA provider has fused
+        kernels for; not together with rtx.
     diffusion : DiffusionSettings, optional
         Defaults of the picture stage; by default the checkpoint's `diffusion/sampling.json`.
     name : str, optional
@@ -82,6 +87,8 @@ def export_bundle(
         Writing failed, for example on a full disk.
     """
     check_targets(targets)
+    if fuse_attention:
+        check_fusing(targets)
     _check_choice("precision", [precision], PRECISIONS)
     check_quantization(quantize)
     out = Path(out).absolute()
@@ -97,6 +104,8 @@ def export_bundle(
             chain = TorchChain(opened, diffusion)
             settings = chain.settings
             reports = _write_stages(chain, folder, settings, quantize, precision, localization)
+            if fuse_attention:
+                reports.attention = fuse_graphs(folder, progress)
             write_engines(folder, targets, reports, progress)
             bundle_name = name or (label if ":" in label or label == "reference" else root.name)
             write_manifest(folder, bundle_name, opened, settings, reports)

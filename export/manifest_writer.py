@@ -54,6 +54,7 @@ def write_manifest(
         "licences": _licences(checkpoint.root),
         "parity": {stage: parity.as_dict() for stage, parity in reports.parity.items()},
         **({"ranges": reports.ranges} if reports.ranges else {}),
+        **({"attention": reports.attention} if reports.attention else {}),
         "quality": checkpoint.quality,
         "golden": reports.golden,
     }

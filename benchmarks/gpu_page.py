@@ -1,0 +1,58 @@
+"""The results page's part of a GPU: what was measured, what failed, what found no time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tables import is_summary, measured_on, percentiles, table
+
+Json = Mapping[str, Any]
+
+
+def gpu_suite(name: str, result: Json) -> tuple[list[str], dict[str, str]]:
+    """A document of `gpu_suite.py`."""
+    device = result["parts"]["device"]
+    card = device["nvidia_smi"]
+    about = measured_on(device)
+    about["device"] = f"{card['name']}, driver {card['driver_version']}; {about['device']}"
+    rows = [
+        {**row, **about}
+        for part, found in result["parts"].items()
+        if part != "device"
+        for row in _rows(part, found)
+    ]
+    return [f"`{device['command']}`", table(rows)], {}
+
+
+def _rows(part: str, found: Json) -> Iterator[dict[str, Any]]:
+    """One row for each time, or one that says what became of the part."""
+    said = {k: found[k] for k in ("failed", "left_out") if k in found}
+    agrees = found.get("differences", {}).get("agrees")
+    timed = 0
+    for row in _timed(found):
+        timed += 1
+        verdict = {"target ms": row.get("limit_ms"), "met": row.get("met")}
+        what = {"part": part, "what": row["what"], "agrees with the CPU": agrees}
+        yield {**what, **percentiles(row["wall_ms"]), **verdict, "said": None}
+    if said or not timed:
+        told = "; ".join(f"{key.replace('_', ' ')}: {text}" for key, text in said.items())
+        empty = percentiles({})
+        yield {
+            "part": part,
+            "what": None,
+            "agrees with the CPU": agrees,
+            **empty,
+            "target ms": None,
+            "met": None,
+            "said": told or "answers checked, nothing timed",
+        }
+
+
+def _timed(found: Json, what: str | None = None) -> Iterator[dict[str, Any]]:
+    if is_summary(found.get("wall_ms")):
+        yield {"what": what, **found}
+        return
+    for name, one in found.items():
+        if isinstance(one, Mapping):
+            yield from _timed(one, name)
