@@ -179,6 +179,8 @@ class FileSpec:
 
     sha256: str
     size_bytes: int
+    precision: str = "exact"
+    """In which a graph computes, or of what type its numbers are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -155,7 +155,11 @@ def read_manifest(document: Any) -> Manifest:
         localization=_localization(top.object("localization")) if "localization" in top else None,
         kernels=_kernels(top.object("kernels")) if "kernels" in top else None,
         files={
-            name: FileSpec(sha256=f.text("sha256"), size_bytes=f.whole("bytes", 0))
+            name: FileSpec(
+                sha256=f.text("sha256"),
+                size_bytes=f.whole("bytes", 0),
+                precision=f.text("precision") if "precision" in f else "exact",
+            )
             for name, f in (
                 (n, _Fields(v, f"files[{n!r}]")) for n, v in top.mapping("files").items()
             )

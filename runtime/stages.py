@@ -15,7 +15,7 @@ from .engines.driver import need_gpu
 from .engines.engine import Engine, check_contract, warm
 from .engines.gpu import Gpu
 from .engines.onnx_cpu import OnnxEngine
-from .engines.onnx_cuda import OnnxCudaEngine
+from .engines.onnx_cuda import HALF_OPTIONS, OnnxCudaEngine
 from .engines.rtx import open_rtx
 from .engines.scratch import Scratch
 from .engines.tensorrt import open_tensorrt
@@ -215,13 +215,14 @@ class Engines:
             engine: Engine = OnnxEngine(stage, path, self._threads)
         else:
             assert self.gpu is not None, "opened for any device but the CPU"
-            engine = self._on_gpu(self.gpu, device, stage, path)
+            half = self._bundle.manifest.files[file].precision == "fp16"
+            engine = self._on_gpu(self.gpu, device, stage, path, half)
         self.opened.append(engine)
         return engine
 
-    def _on_gpu(self, gpu: Gpu, device: str, stage: str, path: Path) -> Engine:
+    def _on_gpu(self, gpu: Gpu, device: str, stage: str, path: Path, half: bool) -> Engine:
         if device == "cuda":
-            return OnnxCudaEngine(stage, path, gpu)
+            return OnnxCudaEngine(stage, path, gpu, options=HALF_OPTIONS if half else None)
         opener = open_rtx if device == "rtx" else open_tensorrt
         # one stream, so one buffer for all
         self._scratch = self._scratch or Scratch(gpu, self._scratch_bytes)

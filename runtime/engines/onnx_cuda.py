@@ -30,7 +30,6 @@ from .buffer import Buffer
 from .capture import Captured
 from .cuda_packages import load_cuda_packages
 from .gpu import Gpu
-from .graph_file import GraphFile
 from .onnx_cpu import contract_of, first_line, onnxruntime, single
 from .placement import check_placement, node_placement
 
@@ -46,6 +45,9 @@ _OPTIONS = {
 """The provider's own defaults are EXHAUSTIVE, which takes long and chose convolutions that made the
 full-size VAE five times as slow on an H200 (`benchmarks/gpu_variants.py`), and TF32, which rounds
 float32."""
+HALF_OPTIONS = {"prefer_nhwc": "1"}
+"""For graphs in half precision: with channels innermost the full-size U-Net takes 8.2 ms instead of
+10.3 on an H200 (`benchmarks/gpu_variants.py`). In float32 this was not compared."""
 
 
 class OnnxCudaEngine:
@@ -254,7 +256,6 @@ def _session(
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     wanted = {
-        "prefer_nhwc": "1" if _convolves_halves(path) else "0",
         "device_id": str(gpu.number),
         "user_compute_stream": str(gpu.stream),
         "enable_cuda_graph": "1" if graph == "ort" else "0",
@@ -288,15 +289,6 @@ def _session(
             f"{', '.join(used)}; run scanside doctor"
         )
     return session
-
-
-def _convolves_halves(path: Path) -> bool:
-    """Whether channels should lie innermost: the full-size U-Net in half precision takes 8.2 ms so,
-    and 10.3 ms otherwise, on an H200; float32 was not compared.
-    """
-    graph = GraphFile.read(path)
-    half = any(spec.dtype == "float16" for spec in graph.inputs.values())
-    return half and "Conv" in graph.operators
 
 
 def _check_static(path: Path, tensors: Mapping[str, TensorSpec]) -> None:
