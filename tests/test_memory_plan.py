@@ -124,7 +124,7 @@ def test_a_decoder_that_does_not_fit_is_refused_before_the_gpu_is_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(driver, "_LIBRARY", "libcuda-that-is-not-there.so")
-    with pytest.raises(DeviceError, match=r"^'vram' allows 100 MiB, .* needs \d+ MiB \(CUDA 512"):
+    with pytest.raises(DeviceError, match=r"^'vram' allows 100 MiB, .* needs [\d.]+ GiB \(CUDA 512"):
         Decoder.open("reference", device="cuda", vram="100M")
     with pytest.raises(DeviceError, match="no NVIDIA driver was found"):
         Decoder.open("reference", device="cuda", vram="8G")
