@@ -279,17 +279,10 @@ class Reconstruction:
         assert resident is not None, "the caller looks at `resident`"
         plan, beta, gpu = self._plan(self._spec.schedule, steps), self._spec.beta, resident.gpu
         self._check_start(condition.latent, beta)
-        began, denoised, decoded = self._clocks(gpu)
+        began, *_ = self._clocks(gpu)
         gpu.note(began)
         self._enqueue_start(resident, condition, plan, beta, _philox(seed))
-        for k in range(steps):
-            resident.step(plan, k)
-        resident.end(plan, steps)
-        gpu.note(denoised)
-        resident.decode()
-        gpu.note(decoded)
-        gpu.wait()
-        return self._made(resident, steps)
+        return self._rest(resident, plan)
 
     def from_device(
         self,
@@ -316,19 +309,24 @@ class Reconstruction:
         resident = self._resident
         assert resident is not None, "the caller looks at `resident`"
         plan, beta, gpu = self._plan(self._spec.schedule, steps), self._spec.beta, resident.gpu
-        began, denoised, decoded = self._clocks(gpu)
+        began, *_ = self._clocks(gpu)
         resident.send(plan, _philox(seed))
         upstream()
         gpu.note(began)
         resident.begin(states, beta, latent, clip)
-        for k in range(steps):
+        return self._rest(resident, plan)
+
+    def _rest(self, resident: Resident, plan: Schedule) -> Whole:
+        """Enqueue all steps and the picture, and wait once."""
+        _, denoised, decoded = self._events
+        for k in range(plan.steps):
             resident.step(plan, k)
-        resident.end(plan, steps)
-        gpu.note(denoised)
+        resident.end(plan, plan.steps)
+        resident.gpu.note(denoised)
         resident.decode()
-        gpu.note(decoded)
-        gpu.wait()
-        return self._made(resident, steps)
+        resident.gpu.note(decoded)
+        resident.gpu.wait()
+        return self._made(resident, plan.steps)
 
     @property
     def on_device(self) -> Resident:
