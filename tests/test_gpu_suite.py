@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -82,13 +83,38 @@ def test_a_random_model_of_quantised_blocks_answers(tmp_path: Path):
     llm = BENCHMARKS.parent / "export/reference/checkpoint/llm"
     size = write(llm, tmp_path / "language.gguf", SMALL, 257)
     assert size == (tmp_path / "language.gguf").stat().st_size
-    from argparse import Namespace
 
     found = language_part(
-        Namespace(scratch=tmp_path, small=True, threads=1, device="cpu", scale=0.01), ""
+        argparse.Namespace(scratch=tmp_path, small=True, threads=1, device="cpu", scale=0.01), ""
     )
     assert found["prefill"]["tokens"] == found["fork"]["rows"] + found["prompt_tokens"]
     assert found["token"]["wall_ms"]["runs"] == 128
+    assert found["way"] == "as the runtime opens it"
+    log = (tmp_path / "parts" / "language_as_the_runtime_opens_it.log").read_text()
+    assert "llama_model_loader" in log
+
+
+def test_a_process_that_dies_leaves_its_log_and_the_next_way_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import gpu_language
+
+    dies = "import os, sys; sys.stderr.write('llama.cpp said this'); sys.stderr.flush(); os.abort()"
+    found = gpu_language.apart([sys.executable, "-c", dies], tmp_path / "answer.json")
+    assert found["died"] == "SIGABRT"
+    assert found["log"][0].startswith("llama.cpp said this")
+    lives = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('{\"open_s\": 1}')"
+    answer = tmp_path / "other.json"
+    found = gpu_language.apart([sys.executable, "-c", lives, str(answer)], answer)
+    assert found == {"open_s": 1}
+    # a file that is no model: every way dies, and each says why
+    (tmp_path / "language.gguf").write_bytes(b"GGUF and nothing more")
+    monkeypatch.setattr(gpu_language, "WAYS", dict(list(gpu_language.WAYS.items())[:2]))
+    given = {"small": True, "threads": 1, "device": "cpu", "scale": 0.01}
+    found = gpu_language.language_part(argparse.Namespace(scratch=tmp_path, **given), "")
+    assert found["failed"] == "llama.cpp's process died: exit code 1"
+    assert list(found["died"]) == list(gpu_language.WAYS)
+    assert any("cannot load it" in line for line in found["died"]["one CPU thread"]["log"])
 
 
 def test_what_fails_and_what_does_not_fit_is_said(tmp_path: Path):
