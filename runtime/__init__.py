@@ -10,7 +10,7 @@ from .errors import (
     MissingExtraError,
     ScansideError,
 )
-from .events import Done, Event, Heatmap, Image, Intermediate, Preview, Token
+from .events import Done, Event, Heatmap, Image, Intermediate, Pause, Preview, Token
 from .generation import Generation
 from .localization.location import Ablation, Location
 from .reply import Reply
@@ -35,6 +35,7 @@ __all__ = [
     "Intermediate",
     "Location",
     "MissingExtraError",
+    "Pause",
     "Preview",
     "Reply",
     "Result",

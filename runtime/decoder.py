@@ -8,6 +8,7 @@ with Decoder.open("reference") as decoder:
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -33,7 +34,8 @@ from .volume import Volume, VolumeSource, load_volume
 class Decoder(Locating):
     """An opened bundle. Use `Decoder.open`; close it, or use it in a `with` statement.
 
-    One decode runs at a time: a stream that is not at its end is refused once the next one begins.
+    One decode runs at a time: a stream that is not at its end is refused once the next one begins,
+    unless it stands at a `Pause`.
     A decoder is not shared between threads, but for `stop`.
     """
 
@@ -43,7 +45,8 @@ class Decoder(Locating):
         self.device = device
         self._costs = costs
         self._closed = False
-        self._running: Decoding | None = None
+        self._live: tuple[weakref.ref[Decoding], ...] = ()
+        """The one that runs and those at a pause; replaced as a whole, for `stop` reads it."""
 
     @classmethod
     def open(
@@ -182,12 +185,15 @@ class Decoder(Locating):
         candidates: int = 1,
         intermediate: int = 0,
         locate: str | Sequence[str] = (),
+        pauses: bool = False,
     ) -> Iterator[Event]:
         """Decode one volume, each answer as soon as it is there: preview, heat map, text, image,
         then Done.
 
         Parameters and errors are those of `decode`; wrong arguments are refused at the call. With
-        `intermediate` the picture is shown after every so many denoising steps, too.
+        `intermediate` the picture is shown after every so many denoising steps, too. With `pauses`
+        the stream yields `Pause` before its texts and before its image: several volumes can then
+        take turns, every preview first, then every text, then the images.
         """
         self._check_open()
         questions = (ask,) if isinstance(ask, str) else tuple(ask)
@@ -202,6 +208,7 @@ class Decoder(Locating):
             candidates=candidates,
             intermediate=intermediate,
             locate=(locate,) if isinstance(locate, str) else tuple(locate),
+            pauses=pauses,
         )
         clock = Clock(deadline_s)
         result = Result(
@@ -210,22 +217,21 @@ class Decoder(Locating):
             bundle=self.bundle.sha256,
             placement=dict(self.stages.placement),
         )
-        decoding = Decoding(self.stages, request, result, clock, self._costs)
+        decoding = Decoding(self.stages, request, result, clock, self._costs, self._take)
         if request.locate:
             volume = decoding.volume = placed(volume, index, clock)
         tokens = self._normalised_tokens(volume, index, clock)
-        self._end_running("the decoder has gone on to another volume")
-        self._running = decoding
+        self._take(decoding)
         return decoding.events(tokens)
 
     def stop(self) -> None:
         """Let the decode that is running end after its current token or denoising step.
 
-        Its result holds what there is by then, and says so. The one method that another thread may
-        call; without a running decode it does nothing.
+        So do those at a pause, once they go on. Their results hold what there is by then, and say
+        so. The one method that another thread may call; without a decode it does nothing.
         """
-        if self._running:
-            self._running.stop()
+        for decoding in self._decodings():
+            decoding.stop()
 
     def chat(self, volume: VolumeSource, *, index: int | None = None) -> Chat:
         """Begin a conversation about one volume, in memory of its own.
@@ -270,7 +276,8 @@ class Decoder(Locating):
     def close(self) -> None:
         """Free the models; may be called twice."""
         self._closed = True
-        self._end_running("the decoder is closed")
+        for decoding in self._decodings():
+            decoding.end("the decoder is closed")
         self.stages.close()
 
     def __enter__(self) -> Decoder:
@@ -288,9 +295,17 @@ class Decoder(Locating):
         if self._closed:
             raise InputError("the decoder is closed; open it again")
 
-    def _end_running(self, why: str) -> None:
-        if self._running:
-            self._running.end(why)
+    def _take(self, decoding: Decoding) -> None:
+        """Give the models to a decoding; what is not at a pause ends."""
+        others = [other for other in self._decodings() if other is not decoding]
+        for other in others:
+            if not other.paused:
+                other.end("the decoder has gone on to another volume")
+        live = [decoding, *(other for other in others if other.paused)]
+        self._live = tuple(map(weakref.ref, live))
+
+    def _decodings(self) -> Iterator[Decoding]:
+        return filter(None, (reference() for reference in self._live))
 
     def _normalised_tokens(
         self, volume: Any, index: int | None, clock: Clock

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .clock import Clock, Costs
 from .errors import InputError
-from .events import Done, Event, Heatmap, Token
+from .events import Done, Event, Heatmap, Pause, Token
 from .imaging import Imaging
 from .language import Answer, LanguageModel
 from .localization.asked import ask_concept, is_sentence
@@ -32,6 +32,11 @@ Floats = NDArray[np.float32]
 class Decoding:
     """The work of one request.
 
+    Parameters
+    ----------
+    take : callable
+        Called with this decoding when it goes on after a pause: the models are its own again.
+
     Raises
     ------
     InputError
@@ -39,7 +44,13 @@ class Decoding:
     """
 
     def __init__(
-        self, stages: Stages, request: Request, result: Result, clock: Clock, costs: Costs
+        self,
+        stages: Stages,
+        request: Request,
+        result: Result,
+        clock: Clock,
+        costs: Costs,
+        take: Callable[[Decoding], None],
     ) -> None:
         self._stages = stages
         self._request = request
@@ -49,6 +60,9 @@ class Decoding:
         self._written: dict[str, str] = {}
         self._about_image: list[str] = []
         self._ended_by = ""
+        self._take = take
+        self.paused = False
+        """Whether nothing of it is in the models, so that another one may use them."""
         self.volume: Volume | None = None
         """What `request.locate` is located in; set before `events` where it is asked for."""
         if request.locate:
@@ -100,13 +114,22 @@ class Decoding:
         if self._request.locate:
             yield from self._places(encoded)
         if language and self._request.needs_language:
+            yield from self._pause("text")
             yield from self._texts(language, encoded["prefix"][0])
         if imaging and "image" in self._request.tasks:
+            yield from self._pause("image")
             text = self._prompt_text()
             yield from imaging.events(encoded["clip"], encoded["latent"], text, self._about_image)
         self._clock.mark("total")
         self._result.latency_ms = self._clock.latency_ms
         yield Done(self._result)
+
+    def _pause(self, before: str) -> Iterator[Pause]:
+        if self._request.pauses:
+            self.paused = True
+            yield Pause(before)
+            self._take(self)
+            self.paused = False
 
     def _places(self, encoded: dict[str, Floats]) -> Iterator[Heatmap]:
         assert self.volume is not None, "stream sets it"

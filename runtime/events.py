@@ -60,6 +60,14 @@ class Heatmap:
     location: Location
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A place where other volumes may be decoded before this one goes on; only if asked for."""
+
+    before: str
+    """What comes next: text or image."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Done:
     """The end of the stream."""
@@ -67,4 +75,4 @@ class Done:
     result: Result
 
 
-Event: TypeAlias = Preview | Token | Intermediate | Image | Heatmap | Done
+Event: TypeAlias = Preview | Token | Intermediate | Image | Heatmap | Pause | Done

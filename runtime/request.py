@@ -35,6 +35,8 @@ class Request:
     """Concepts whose place is wanted."""
     token_log_probs: bool = False
     """Whether the result keeps the log-probability of every token."""
+    pauses: bool = False
+    """Whether the stream says where other volumes may be decoded before it goes on."""
 
     def __post_init__(self) -> None:
         for task in self.tasks:

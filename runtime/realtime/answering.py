@@ -1,7 +1,8 @@
 """Decoding beside acquisition: one thread, a short queue, a deadline for every answer.
 
-Whoever closes a trial's window submits it and goes on at once. Fast answers come before refined
-ones, and live ones before those that a resumed run has still to give. What could not begin before
+Whoever closes a trial's window submits it and goes on at once. Answers that fall due together take
+turns: every preview first, then every text, then the images; of each kind fast ones before refined
+ones, and all of them before those that a resumed run has still to give. What could not begin before
 its deadline is dropped, and that is told as the answer. Within a deadline the decoder itself
 shortens what does not fit: preview, text, few steps, all steps.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..decoder import Decoder
 from ..errors import ScansideError
-from ..events import Done, Event, Image, Preview, Token
+from ..events import Done, Event, Image, Pause, Preview, Token
 from ..result import Result
 from .confidence import Confidence
 from .session_config import SessionConfig
@@ -57,11 +58,6 @@ class Job:
     beta: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
     """(E,) values and variance, to be kept; None if there are none."""
 
-    @property
-    def rank(self) -> tuple[bool, int]:
-        """What comes first."""
-        return self.deadline_s is None, self.revision
-
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Answer:
@@ -76,6 +72,26 @@ class Answer:
     """Seconds from the arrival of the last volume to preview, first_token, image and total."""
     missed: bool = False
     """It was not there before its deadline."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Turn:
+    """An answer as far as it has come."""
+
+    answer: Answer
+    place: int
+    """In the order of submission."""
+    events: Iterator[Event] | None = None
+    """What is still to come; None before it has begun."""
+    stage: int = 0
+
+    def __lt__(self, other: _Turn) -> bool:
+        return self._rank < other._rank
+
+    @property
+    def _rank(self) -> tuple[bool, int, int, int]:
+        job = self.answer.job
+        return job.deadline_s is None, self.stage, job.revision, self.place
 
 
 class Answering:
@@ -111,7 +127,7 @@ class Answering:
         self._on_event = on_event
         self._on_answer = on_answer
         self._clock = clock
-        self._waiting: list[tuple[bool, int, int, Job]] = []
+        self._waiting: list[_Turn] = []
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._busy = self._closing = self._given_up = self._abandoned = False
@@ -120,8 +136,9 @@ class Answering:
 
     def submit(self, job: Job) -> None:
         """Queue an answer; returns at once."""
+        answer = Answer(job=job, state=AnswerState.ANSWERED)
         with self._changed:
-            heapq.heappush(self._waiting, (*job.rank, next(self._order), job))
+            heapq.heappush(self._waiting, _Turn(answer=answer, place=next(self._order)))
             self._changed.notify_all()
 
     def wait(self, timeout_s: float, most: int = 0) -> bool:
@@ -147,54 +164,74 @@ class Answering:
         self.close(0.0)
 
     def _run(self) -> None:
-        while (job := self._next()) is not None:
+        while (turn := self._next()) is not None:
             try:
-                answer = self._answer(job)
+                over = self._go_on(turn)
             except ScansideError as exc:
-                answer = Answer(job=job, state=AnswerState.FAILED, degraded=[str(exc)])
+                over = self._failed(turn, str(exc))
             except Exception as exc:  # whatever fails in one answer, the run goes on
-                why = f"internal error ({type(exc).__name__}: {exc})"
-                answer = Answer(job=job, state=AnswerState.FAILED, degraded=[why])
-            if not self._abandoned:
-                self._on_answer(answer)
+                over = self._failed(turn, f"internal error ({type(exc).__name__}: {exc})")
+            if over and not self._abandoned:
+                self._on_answer(turn.answer)
             with self._changed:
+                if not over:
+                    heapq.heappush(self._waiting, turn)
                 self._busy = False
                 self._changed.notify_all()
 
-    def _next(self) -> Job | None:
+    def _next(self) -> _Turn | None:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if not self._waiting:
                 return None
             self._busy = True
-            return heapq.heappop(self._waiting)[-1]
+            return heapq.heappop(self._waiting)
 
-    def _answer(self, job: Job) -> Answer:
-        left_s = None if job.deadline_s is None else job.deadline_s - self._clock()
-        if why := self._why_not(left_s):
-            return Answer(job=job, state=AnswerState.DROPPED, degraded=[why], missed=True)
+    def _go_on(self, turn: _Turn) -> bool:
+        """Decode until the next pause or the end; whether the answer is over."""
+        answer = turn.answer
+        job = answer.job
+        if turn.events is None:
+            left_s = None if job.deadline_s is None else job.deadline_s - self._clock()
+            if why := self._why_not(left_s):
+                answer.state, answer.degraded, answer.missed = AnswerState.DROPPED, [why], True
+                return True
+            turn.events = self._stream(job, left_s)
+        for event in turn.events:
+            if isinstance(event, Pause):
+                turn.stage += 1
+                return False
+            self._note(answer, event)
+            self._on_event(job, event)
+        return True
+
+    def _stream(self, job: Job, left_s: float | None) -> Iterator[Event]:
         config = self._config
-        answer = Answer(job=job, state=AnswerState.ANSWERED)
-        for event in self._decoder.stream(
+        return self._decoder.stream(
             job.tokens,
             config.tasks,
             seed=config.seed,
             deadline_s=left_s,
             steps=config.steps,
             prompt=config.prompt,
-        ):
-            since_s = self._clock() - job.closed_s
-            if isinstance(event, Preview):
-                answer.latency_s["preview"] = since_s
-            elif isinstance(event, Token):
-                answer.latency_s.setdefault("first_token", since_s)
-            elif isinstance(event, Image):
-                answer.latency_s["image"] = since_s
-            elif isinstance(event, Done):
-                answer.latency_s["total"] = since_s
-                self._complete(answer, event.result)
-            self._on_event(job, event)
-        return answer
+            pauses=True,
+        )
+
+    def _note(self, answer: Answer, event: Event) -> None:
+        since_s = self._clock() - answer.job.closed_s
+        if isinstance(event, Preview):
+            answer.latency_s["preview"] = since_s
+        elif isinstance(event, Token):
+            answer.latency_s.setdefault("first_token", since_s)
+        elif isinstance(event, Image):
+            answer.latency_s["image"] = since_s
+        elif isinstance(event, Done):
+            answer.latency_s["total"] = since_s
+            self._complete(answer, event.result)
+
+    def _failed(self, turn: _Turn, why: str) -> bool:
+        turn.answer = Answer(job=turn.answer.job, state=AnswerState.FAILED, degraded=[why])
+        return True
 
     def _why_not(self, left_s: float | None) -> str:
         if self._given_up:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -69,7 +68,8 @@ class Attempt:
         self._scale = scale
         self._response = Response.glover(config.tr_s)
         self._weighted: set[int] = set()
-        self._height = cache(self._find_height)
+        self._heights: dict[float, float] = {}
+        """By a trial's duration. Not `functools.cache`: it would keep the attempt's fit alive."""
         settings = GlmConfig(
             drift=Drift(volumes=config.kept, tr_s=config.tr_s),
             slice_time_s=config.volume_time_s,
@@ -142,7 +142,10 @@ class Attempt:
         if lacking:
             yield f"window: {lacking} of its {len(window)} volumes have no weight"
 
-    def _find_height(self, duration_s: float) -> float:
+    def _height(self, duration_s: float) -> float:
         """Largest value of a trial's regressor."""
-        times = np.arange(0.0, duration_s + self._response.length_s, 0.1)
-        return max(self._response.at(float(time), 0.0, duration_s) for time in times)
+        if duration_s not in self._heights:
+            times = np.arange(0.0, duration_s + self._response.length_s, 0.1)
+            values = (self._response.at(float(time), 0.0, duration_s) for time in times)
+            self._heights[duration_s] = max(values)
+        return self._heights[duration_s]
