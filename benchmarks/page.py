@@ -174,6 +174,39 @@ def quality(name: str, result: Json) -> tuple[list[str], Files]:
     return [f"![quality]({picture})", *generic(result)], {picture: plot}
 
 
+def quality_per_ms(name: str, result: Json) -> tuple[list[str], Files]:
+    """A document of `quality_per_ms.py`."""
+    about = measured_on(result, result)
+    points: dict[str, list[tuple[float, float]]] = {}
+    rows: list[dict[str, Any]] = []
+    for row in sorted(result["rows"], key=lambda row: row["latency_ms"]["p50"]):
+        latency = row["latency_ms"]
+        points.setdefault(row["precision"], []).append((latency["p50"], row["score"]))
+        rest = {key: value for key, value in row.items() if key != "latency_ms"}
+        times = {f"{key} ms": latency[key] for key in ("p50", "p95")}
+        rows.append({**rest, **times, "runs": latency["runs"], **about})
+    best = [row for row in rows if row["front"]]
+    points["front"] = [(row["p50 ms"], row["score"]) for row in best]
+    panel = Panel(
+        "score", "ms from file to last answer, median", points, apart=frozenset(points) - {"front"}
+    )
+    picture = f"results/{name}.svg"
+    noise = ", ".join(
+        f"{steps} steps {'not known' if factor is None else f'{factor - 1:.1%}'}"
+        for steps, factor in result["noise"].items()
+    )
+    parts = [
+        f"![front]({picture})",
+        "The front: options that no other one beats in both score and median.\n\n" + table(best),
+        "What `scanside export` takes of them.\n\n"
+        + table([{**choice, **about} for choice in result["choices"]]),
+        f"All options, over {result['trials']} trials.\n\n" + table(rows),
+        f"Noise, the same bundle twice: {noise}.",
+    ]
+    plot = curves("Score and time of every precision, quantization, and number of steps", [[panel]])
+    return parts, {picture: plot}
+
+
 def kind_of(result: Json) -> Callable[[str, Json], tuple[list[str], Files]]:
     """What renders a result."""
     if "warm" in result and "cold" in result:
@@ -184,6 +217,8 @@ def kind_of(result: Json) -> Callable[[str, Json], tuple[list[str], Files]]:
         return roofline
     if "schedules" in result and "starts" in result:
         return quality
+    if "choices" in result and "rows" in result:
+        return quality_per_ms
     rows = result.get("rows")
     if isinstance(rows, list) and rows and "contender" in rows[0] and is_summary(rows[0].get("ms")):
         return peers

@@ -46,6 +46,8 @@ class Panel(NamedTuple):
     """Points (x, y) by what the curve is of; the names are the same in all panels of a row."""
     logarithmic: bool = False
     """The x axis."""
+    apart: frozenset[str] = frozenset()
+    """Names of curves whose points are not joined."""
 
 
 def bars(title: str, rows: Sequence[Bar], unit: str, *, logarithmic: bool = False) -> str:
@@ -150,7 +152,10 @@ def _panel(
         colour = COLOURS[names.index(name) % len(COLOURS)]
         spots = [place(*point) for point in line]
         track = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-        body.append(f'<polyline points="{track}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        if name not in panel.apart:
+            body.append(
+                f'<polyline points="{track}" fill="none" stroke="{colour}" stroke-width="2"/>'
+            )
         body += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in spots]
     return body
 

@@ -92,11 +92,11 @@ def export_bundle(
     _check_choice("precision", [precision], PRECISIONS)
     check_quantization(quantize)
     out = Path(out).absolute()
-    _check_free(out)
+    check_free(out)
     label = str(checkpoint)
     try:
-        with _scratch(out) as scratch:
-            root = _resolve(label, scratch)
+        with scratch_beside(out) as scratch:
+            root = resolve(label, scratch)
             folder = scratch / "bundle"
             folder.mkdir()
             opened = open_checkpoint(root)
@@ -163,7 +163,8 @@ def _check_choice(name: str, given: Sequence[str], known: Sequence[str]) -> None
             raise InputError(f"'{name}' must be of {', '.join(known)}; got {value!r}")
 
 
-def _check_free(out: Path) -> None:
+def check_free(out: Path) -> None:
+    """InputError unless a bundle may be written there."""
     if out.is_dir() and not any(out.iterdir()):
         return
     if out.exists() or out.is_symlink():
@@ -171,7 +172,7 @@ def _check_free(out: Path) -> None:
 
 
 @contextmanager
-def _scratch(out: Path) -> Generator[Path]:
+def scratch_beside(out: Path) -> Generator[Path]:
     """A hidden sibling of `out`, on the same disk, removed at the end whatever happens."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -181,7 +182,8 @@ def _scratch(out: Path) -> Generator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _resolve(label: str, scratch: Path) -> Path:
+def resolve(label: str, scratch: Path) -> Path:
+    """The checkpoint's directory; random weights are written into `scratch`."""
     if label == "reference":
         return REFERENCE
     if label.startswith("random:"):

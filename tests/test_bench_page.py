@@ -99,12 +99,31 @@ def of_quality() -> dict[str, Any]:
     return {**ABOUT, "trials": 60, "schedules": steps, "starts": starts}
 
 
+def of_options() -> dict[str, Any]:
+    row = {
+        "precision": "fp32",
+        "quantize": "q8_0",
+        "score": 0.9,
+        "memory_mib": 150.0,
+        "size_mib": 17.0,
+        "latency_ms": {"runs": 20, "p50": 90.0, "p95": 99.0, "max": 101.0},
+    }
+    fast = {"precision": "int8", "latency_ms": {"runs": 20, "p50": 60.0, "p95": 63.0, "max": 70.0}}
+    rows = [{**row, "steps": 8, "front": True}, {**row, **fast, "steps": 1, "front": False}]
+    choices = [{"target latency ms": 80.0, "least score": None, "chosen": "int8, q8_0, 1 step"}]
+    return {**ABOUT, "others_cores": 0.0, "under_load": False, "trials": 120, "choices": choices,
+            "noise": {"1": 1.02, "8": None}, "rows": rows}  # fmt: skip
+
+
 def of_another() -> dict[str, Any]:
     rows = [{"what": "caption | text", "score": 0.91, "ms": summary(30)}, {"what": "image"}]
     return {**ABOUT, "trials": 500, "decode_ms": summary(30), "rows": rows}
 
 
-@pytest.mark.parametrize("make", [of_bench, of_peers, of_roofline, of_quality, of_another])
+MAKERS = (of_bench, of_peers, of_roofline, of_quality, of_options, of_another)
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_every_row_says_on_what_and_when_it_was_measured(
     make: Any, modules: SimpleNamespace, tmp_path: Path
 ):
@@ -156,6 +175,19 @@ def test_a_ratio_within_the_noise_has_no_number_and_no_bar(
     assert "within the noise | 0.9, 1.1" in files["README.md"]
     assert "transformers fp32" in files["results/one.svg"]
     assert "other" not in files["results/one.svg"]
+
+
+def test_options_are_dots_and_only_the_front_is_a_line(modules: SimpleNamespace, tmp_path: Path):
+    (tmp_path / "one.json").write_text(json.dumps(of_options()))
+    files = modules.page.page(tmp_path)
+    plot = files["results/one.svg"]
+    assert plot.count("<polyline") == 1
+    assert plot.count("<circle") == 3
+    front, chosen, everything = files["README.md"].split("\n\n| ")[-3:]
+    assert "| 8 |" in front
+    assert "int8, q8_0, 1 step" in chosen
+    assert everything.index("| 1 |") < everything.index("| 8 |"), "the fastest first"
+    assert "1 steps 2.0%, 8 steps not known" in files["README.md"]
 
 
 def test_the_page_in_the_repository_is_what_the_results_give(modules: SimpleNamespace):

@@ -117,3 +117,20 @@ def test_a_graph_that_eight_bits_spoil_is_refused(tmp_path: Path):
         trials = [({"x": x}, {"y": module(torch.from_numpy(x)).numpy()})]
     with pytest.raises(ParityError, match="differs from PyTorch by"):
         compile_graph(module, ["y"], tmp_path / "spread.onnx", trials, "int8")
+
+
+def test_an_answer_near_zero_to_one_input_does_not_spoil_eight_bits(tmp_path: Path):
+    """What white noise makes of a trained encoder: rounding is a share of what real inputs give."""
+    module = nn.Linear(64, 8, bias=False)
+    rng = np.random.default_rng(0)
+    real = rng.standard_normal((1, 4, 64), np.float32)
+    # orthogonal to the weights, but for a trace
+    rows = module.weight.detach().numpy()
+    noise = rng.standard_normal((1, 4, 64), np.float32)
+    noise -= noise @ np.linalg.pinv(rows).astype(np.float32) @ rows * 0.999
+    with torch.inference_mode():
+        trials = [({"x": x}, {"y": module(torch.from_numpy(x)).numpy()}) for x in (real, noise)]
+    with pytest.raises(ParityError):
+        compile_graph(module, ["y"], tmp_path / "alone.onnx", trials[1:], "int8")
+    done = compile_graph(module, ["y"], tmp_path / "layer.onnx", trials, "int8")
+    assert 1e-4 < done.parity.relative < RELATIVE_INT8 / 5
