@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scanside.runtime.realtime.cross_products import BLOCK, CrossProducts
+from scanside.runtime.realtime.cross_products import BLOCK, ROOM, CrossProducts
 
 COLUMNS, HOLD = 4, 5
 
@@ -123,7 +123,8 @@ def test_a_late_volume_before_the_first_counts():
     assert block.now.tolist() == [[0.0] * 3]  # 0 - 1 + 1, less the first that came
 
 
-def test_a_column_is_used_again_and_columns_are_added():
+@pytest.mark.parametrize("more", [1, ROOM, ROOM + 1])
+def test_a_column_is_used_again_and_columns_are_added(more: int):
     rng = np.random.default_rng(0)
     products = CrossProducts(2, 5, hold=HOLD, neighbours=True, dtype=np.float64)
     rows: dict[int, np.ndarray] = {}
@@ -131,8 +132,8 @@ def test_a_column_is_used_again_and_columns_are_added():
     for frame in range(40):
         if frame == 20:
             products.clear_column(1)
-            products.widen(1)
-            rows = {f: np.array([row[0], 0, 0]) for f, row in rows.items()}
+            products.widen(more)
+            rows = {f: np.array([row[0], 0, *[0] * more]) for f, row in rows.items()}
         rows[frame] = rng.normal(size=products.columns)
         products.put(frame, rows[frame], values[frame])
     expected, found = direct(rows, values, values[0]), summed(products)

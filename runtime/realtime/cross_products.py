@@ -31,6 +31,9 @@ SPREAD = 8
 """Volumes over which the work on all blocks is spread."""
 BLOCK = 4096
 """Elements of a block, so that it and its share of the ring stay in a core's cache."""
+ROOM = 64
+"""Columns for which addresses are set aside. Memory is taken when one is first summed, so that to
+widen the sums in mid-run costs no volume a copy of them all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,8 +89,9 @@ class CrossProducts:
         self._present = np.zeros(self._ring, bool)
         self._values = np.zeros((blocks, self._ring, BLOCK), dtype)
         self._baseline: NDArray[Any] | None = None
-        self._sums = np.zeros((blocks, columns, BLOCK), dtype)
-        self._neighbour_sums = np.zeros((blocks, columns, BLOCK), dtype) if neighbours else None
+        room = (blocks, columns + ROOM, BLOCK)
+        self._sums = np.zeros(room, dtype)
+        self._neighbour_sums = np.zeros(room, dtype) if neighbours else None
         self._squares = np.zeros((blocks, BLOCK), dtype)
         self._neighbour_squares = np.zeros((blocks, BLOCK), dtype) if neighbours else None
         self._summed = np.zeros(blocks, np.int64)  # number of the first volume not summed yet
@@ -98,10 +102,11 @@ class CrossProducts:
 
     @property
     def memory_bytes(self) -> int:
-        """What the sums and the ring hold."""
-        arrays = (self._values, self._sums, self._squares, self._baseline)
-        lagged = (self._neighbour_sums, self._neighbour_squares)
-        return sum(array.nbytes for array in (*arrays, *lagged) if array is not None)
+        """What the sums and the ring hold, without room that no column has yet."""
+        sums, lagged = (self._sums, self._neighbour_sums), self._neighbour_squares
+        used = [array[:, : self.columns] for array in sums if array is not None]
+        arrays = (*used, self._values, self._squares, lagged, self._baseline)
+        return sum(array.nbytes for array in arrays if array is not None)
 
     @property
     def open_frames(self) -> range:
@@ -166,11 +171,13 @@ class CrossProducts:
             gram[column] = gram[:, column] = 0
 
     def widen(self, columns: int) -> None:
-        """Add columns that were 0 until now. Copies all sums."""
+        """Add columns that were 0 until now; beyond `ROOM` of them all sums are copied."""
         self._rows = np.pad(self._rows, ((0, 0), (0, columns)))
-        self._sums = np.pad(self._sums, ((0, 0), (0, columns), (0, 0)))
-        if self._neighbour_sums is not None:
-            self._neighbour_sums = np.pad(self._neighbour_sums, ((0, 0), (0, columns), (0, 0)))
+        if self.columns + columns > self._sums.shape[1]:
+            more = ((0, 0), (0, columns + ROOM), (0, 0))
+            self._sums = np.pad(self._sums, more)
+            if self._neighbour_sums is not None:
+                self._neighbour_sums = np.pad(self._neighbour_sums, more)
         self._gram = np.pad(self._gram, (0, columns))
         self._neighbour_gram = np.pad(self._neighbour_gram, (0, columns))
         self.columns += columns
@@ -204,11 +211,12 @@ class CrossProducts:
             length = min(BLOCK, self.elements - block * BLOCK)
             neighbours = None
             if self._neighbour_sums is not None and self._neighbour_squares is not None:
-                neighbours = (turned @ self._neighbour_sums[block] + beside @ values)[:, :length]
+                lagged = self._neighbour_sums[block, : self.columns]
+                neighbours = (turned @ lagged + beside @ values)[:, :length]
                 neighbour_squares += self._neighbour_squares[block]
             yield Projected(
                 slice(block * BLOCK, block * BLOCK + length),
-                (turned @ sums + rows @ values)[:, :length],
+                (turned @ sums[: self.columns] + rows @ values)[:, :length],
                 neighbours,
                 (self._squares[block] + squares)[:length],
                 None if neighbours is None else neighbour_squares[:length],
@@ -282,9 +290,9 @@ class CrossProducts:
         for block in blocks:
             values = self._values[block]
             squares, neighbour_squares = waiting.squares(values)
-            self._sums[block] += rows @ values
+            self._sums[block, : self.columns] += rows @ values
             self._squares[block] += squares
             if self._neighbour_sums is not None and self._neighbour_squares is not None:
-                self._neighbour_sums[block] += beside @ values
+                self._neighbour_sums[block, : self.columns] += beside @ values
                 self._neighbour_squares[block] += neighbour_squares
         self._summed[blocks.start :: blocks.step] = limit

@@ -39,7 +39,7 @@ STILL_MM = 0.2
 a sphere of 50 mm. What so little motion leaves in volumes that were aligned is less than what its
 regressor takes of the activity."""
 _SLOTS = 8
-"""Trials for which there is room at first; for more of them the sums grow once."""
+"""Trials for which there are columns at first, and each time that they do not suffice."""
 
 
 class StreamingGlm:
