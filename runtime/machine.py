@@ -9,9 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .backends import gpu_report
+from .backends import find_driver, gpu_report
 from .bundle import REFERENCE, Bundle
 from .devices import stage_devices
+from .doctor_bundle import engine_report, memory_report
 from .errors import ScansideError
 from .stages import open_stages
 from .user_cache import cache_folder
@@ -58,9 +59,15 @@ def examine(bundle: str | None) -> Report:
     report.sections["machine"] = _machine()
     report.sections["packages"] = _packages(report.problems)
     report.sections["engines"] = _engines(report.problems)
-    report.sections["devices"] = gpu_report()
-    if bundle is not None:
-        report.sections["bundle"] = _bundle(bundle, report.problems)
+    driver, wrong = find_driver()
+    report.sections["devices"] = gpu_report(driver, wrong)
+    if bundle is None:
+        return report
+    report.sections["bundle"] = found = _bundle(bundle, report.problems)
+    if "sha256" in found:  # it opens, so its graphs can be read
+        opened, card = Bundle.open(bundle), driver.gpus[0] if driver else None
+        report.sections["memory on a GPU"] = memory_report(opened, card)
+        report.sections["engines for GPUs"] = engine_report(opened, card)
     return report
 
 

@@ -82,16 +82,18 @@ class MemoryPlan:
         DeviceError
             The sum is larger; the message holds it, and what could go to the CPU instead.
         """
-        if self.total_bytes <= limit_bytes:
-            return
-        raise DeviceError(
-            f"{what} allows {_size(limit_bytes)}, and what goes to the GPU needs "
-            f"{self.as_text()}; {self._cure(limit_bytes)}"
-        )
+        if cure := self.cure(limit_bytes):
+            raise DeviceError(
+                f"{what} allows {_size(limit_bytes)}, and what goes to the GPU needs "
+                f"{self.as_text()}; {cure}"
+            )
 
-    def _cure(self, limit_bytes: int) -> str:
-        """The fewest stages that have to go to the CPU."""
+    def cure(self, limit_bytes: int) -> str:
+        """What to do where it does not fit: the fewest stages that have to go to the CPU; nothing
+        where it fits."""
         left, moved = self.total_bytes, list[str]()
+        if left <= limit_bytes:
+            return ""
         for part in self.parts:
             if left <= limit_bytes:
                 break

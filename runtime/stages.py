@@ -24,7 +24,7 @@ from .kernels import open_kernels
 from .language import LanguageModel
 from .localization.localizer import NONE, Localizer, open_localizer
 from .manifest import EncoderSpec
-from .memory_plan import plan_memory
+from .memory_plan import CONTEXT_BYTES, MemoryPlan, plan_memory
 from .pictures import Pictures, open_pictures, open_ranker, warm_pictures
 from .preprocess import Preprocessor
 
@@ -204,7 +204,7 @@ class Engines:
             card = need_gpu(next(iter(wanted.values())))
             plan.check(card.memory_bytes, card.name)
         graphs = [name for stage, name in wanted.items() if stage not in _OPEN_THEIR_OWN]
-        self.gpu = Gpu.open(device=graphs[0]) if graphs else None
+        self.gpu = _gpu_with_room(plan, graphs[0]) if graphs else None
         self._scratch: Scratch | None = None
         self._scratch_bytes = plan.shared_bytes
 
@@ -235,6 +235,20 @@ class Engines:
         self.opened.clear()
         if self.gpu:
             self.gpu.close()
+
+
+def _gpu_with_room(plan: MemoryPlan, device: str) -> Gpu:
+    """Open a GPU; DeviceError where others have loaded so much on it that the plan does not fit."""
+    gpu = Gpu.open(device=device)
+    try:
+        # what a context takes is taken by now
+        plan.check(
+            gpu.free_bytes + CONTEXT_BYTES, f"{gpu.card.name}, beside what others have on it,"
+        )
+    except BaseException:
+        gpu.close()
+        raise
+    return gpu
 
 
 def open_stage(

@@ -10,6 +10,7 @@
      STAND_IN_CUDA        newest CUDA of the driver, a thousand times; 13000 by default
      STAND_IN_NODE        "between" or "end": where a captured graph calls the host
      STAND_IN_FAILS       name of a call that runs out of memory
+     STAND_IN_FREE        MiB of the card's 8 GiB that are free; all by default
      STAND_IN_LOG         file to which every call is added, one a line */
 
 #include <math.h>
@@ -120,6 +121,15 @@ static int allocate(uint64_t *pointer, size_t bytes)
     return bytes && *pointer ? SUCCESS : INVALID_VALUE;
 }
 
+static int memory_info(size_t *left, size_t *all)
+{
+    const char *mebibytes = getenv("STAND_IN_FREE");
+    CALLED("cuMemGetInfo", 1);
+    *all = (size_t)8 << 30;
+    *left = mebibytes ? (size_t)atoi(mebibytes) << 20 : *all;
+    return SUCCESS;
+}
+
 static int release_memory(uint64_t pointer)
 {
     CALLED("cuMemFree", 1);
@@ -227,6 +237,21 @@ static int stream_create(void **to, unsigned flags)
     CALLED("cuStreamCreate", 1);
     *to = &stream;
     return flags == 1 ? SUCCESS : INVALID_VALUE; /* non-blocking */
+}
+
+static int priority_range(int *lowest, int *highest)
+{
+    CALLED("cuCtxGetStreamPriorityRange", 1);
+    *lowest = 0;
+    *highest = -5;
+    return SUCCESS;
+}
+
+static int stream_create_with_priority(void **to, unsigned flags, int priority)
+{
+    CALLED("cuStreamCreateWithPriority", 1);
+    *to = &stream;
+    return flags == 1 && priority == -5 ? SUCCESS : INVALID_VALUE;
 }
 
 static int stream_destroy(void *which)
@@ -463,6 +488,7 @@ static const struct {
     {"cuCtxSynchronize", synchronize},
     {"cuMemAlloc", allocate},
     {"cuMemFree", release_memory},
+    {"cuMemGetInfo", memory_info},
     {"cuMemcpyHtoD", upload},
     {"cuMemcpyDtoH", download},
     {"cuModuleLoadData", load},
@@ -470,6 +496,8 @@ static const struct {
     {"cuModuleGetFunction", function},
     {"cuLaunchKernel", launch},
     {"cuStreamCreate", stream_create},
+    {"cuCtxGetStreamPriorityRange", priority_range},
+    {"cuStreamCreateWithPriority", stream_create_with_priority},
     {"cuStreamDestroy", stream_destroy},
     {"cuStreamSynchronize", stream_synchronize},
     {"cuStreamBeginCapture", capture_begin},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,18 +125,49 @@ def test_a_decoder_that_does_not_fit_is_refused_before_the_gpu_is_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(driver, "_LIBRARY", "libcuda-that-is-not-there.so")
-    with pytest.raises(DeviceError, match=r"^'vram' allows 100 MiB, .* needs [\d.]+ GiB \(CUDA 512"):
+    with pytest.raises(
+        DeviceError, match=r"^'vram' allows 100 MiB, .* needs [\d.]+ GiB \(CUDA 512"
+    ):
         Decoder.open("reference", device="cuda", vram="100M")
     with pytest.raises(DeviceError, match="no NVIDIA driver was found"):
         Decoder.open("reference", device="cuda", vram="8G")
 
 
-def test_the_command_line_names_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["decode", "reference", "no.nii", "--device", "cuda", "--vram", "lots"]
-    assert main(words) == 1
+VERBS = {
+    "decode": ["reference", "no.nii"],
+    "chat": ["reference", "no.nii"],
+    "watch": ["reference", "--source", "file:{run}", "--events", "{events}", "--out", "{out}"],
+}
+"""Verbs that decode, with as much as each needs to come to the bundle."""
+
+
+@pytest.fixture
+def words(small_run: Callable[..., Path], tmp_path: Path) -> Callable[[str], list[str]]:
+    """The command line of a verb, less what is tested."""
+    run, events = small_run(), tmp_path / "events.tsv"
+    events.write_text("onset\tduration\ttrial_type\n1.6\t1\ta\n")
+    places = {"run": run, "events": events, "out": tmp_path / "out"}
+    return lambda verb: [verb, *(word.format(**places) for word in VERBS[verb])]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_that_decodes_names_its_flag(
+    verb: str, words: Callable[[str], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words(verb), "--device", "cuda", "--vram", "lots"]) == 1
     assert capsys.readouterr().err == (
-        "scanside decode: --vram must be a size such as 8G or 6500M; got 'lots'\n"
+        f"scanside {verb}: --vram must be a size such as 8G or 6500M; got 'lots'\n"
     )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_that_decodes_refuses_what_does_not_fit(
+    verb: str, words: Callable[[str], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words(verb), "--device", "cuda", "--vram", "100M"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"scanside {verb}: --vram allows 100 MiB, and what goes to the GPU ")
+    assert said.endswith("use device='cpu'\n")
 
 
 def test_a_gguf_header_is_read_as_the_gguf_package_reads_it(bundle: Bundle) -> None:

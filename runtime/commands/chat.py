@@ -19,7 +19,7 @@ from ..generation import Generation
 from ..localization.files import NAMES, as_image, write_location
 from ..reply import Reply
 from ..sampling import Sampling
-from .decode import folder_for, write_result
+from .decode import DEVICE_HELP, VRAM_HELP, folder_for, write_result
 
 _HELP = """\
 /caption         a caption of the volume
@@ -34,10 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or 'reference'")
     parser.add_argument("volume", metavar="VOLUME", type=Path, help="a NIfTI file, .nii or .nii.gz")
     parser.add_argument("--index", type=int, metavar="I", help="which volume of a 4-D file, from 0")
-    parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default: cpu)")
+    parser.add_argument("--device", default="cpu", metavar="D", help=DEVICE_HELP)
     parser.add_argument(
         "--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)"
     )
+    parser.add_argument("--vram", metavar="SIZE", help=VRAM_HELP)
     parser.add_argument(
         "--max-tokens", type=int, metavar="N", help="of an answer (default: the bundle's)"
     )
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     )
     _progress("opening the bundle")
     with (
-        Decoder.open(args.bundle, args.device, args.threads, warm=False) as decoder,
+        Decoder.open(args.bundle, args.device, args.threads, warm=False, vram=args.vram) as decoder,
         decoder.chat(args.volume, index=args.index) as chat,
     ):
         _show_picture(decoder, chat, args)

@@ -16,6 +16,12 @@ from ..png import write_png
 from ..request import TASKS, task_list
 from ..result import Result
 
+DEVICE_HELP = (
+    "cpu, cuda, rtx or tensorrt, with exceptions by stage, for example cuda,language=cpu "
+    "(default: cpu)"
+)
+VRAM_HELP = "most of the GPU's memory to use, for example 8G (default: all)"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
@@ -64,15 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pictures to make, as far as the deadline allows; the one that fits best is kept",
     )
-    parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default: cpu)")
+    parser.add_argument("--device", default="cpu", metavar="D", help=DEVICE_HELP)
     parser.add_argument(
         "--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)"
     )
-    parser.add_argument(
-        "--vram",
-        metavar="SIZE",
-        help="most of the GPU's memory to use, for example 8G (default: all)",
-    )
+    parser.add_argument("--vram", metavar="SIZE", help=VRAM_HELP)
     parser.add_argument("--index", type=int, metavar="I", help="which volume of a 4-D file, from 0")
     parser.add_argument(
         "--out",

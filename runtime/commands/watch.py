@@ -19,7 +19,7 @@ from ..realtime.sink_opening import KINDS
 from ..realtime.summary import readable
 from ..realtime.view import View
 from ..report.afterwards import report_after
-from .decode import task_names
+from .decode import DEVICE_HELP, VRAM_HELP, task_names
 
 _STDOUT = "jsonl:-"
 
@@ -98,8 +98,9 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("how it is decoded").add_argument
-    add("--device", default="cpu", metavar="D", help="cpu (default: cpu)")
+    add("--device", default="cpu", metavar="D", help=DEVICE_HELP)
     add("--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
+    add("--vram", metavar="SIZE", help=VRAM_HELP)
     add(
         "--task",
         type=task_names,
@@ -219,7 +220,7 @@ def run(args: argparse.Namespace) -> int:
             "autoregressive": args.ar1,
         },
     )
-    with Decoder.open(args.bundle, args.device, args.threads) as decoder:
+    with Decoder.open(args.bundle, args.device, args.threads, vram=args.vram) as decoder:
         if args.check:
             return _check(decoder, request, config, as_json=args.json)
         summary = Run(decoder, request, config).play(View())

@@ -5,7 +5,10 @@ buffer.py     memory described by pointer, shape, dtype, device and stream; DLPa
 driver.py     what NVIDIA driver and GPUs are there, asked before any other library is touched
 gpu.py        one GPU, one stream, memory at fixed addresses
 onnx_cpu.py   ONNX Runtime on the CPU
-onnx_cuda.py  ONNX Runtime on a GPU, bound to device pointers
+onnx_cuda.py, onnx_cuda_session.py
+              ONNX Runtime on a GPU, bound to device pointers
+cuda_packages.py, cuda_needs.py
+              CUDA's libraries in pip's packages, and which CUDA a library was linked with
 
 fingerprint.py, engine_record.py, engine_cache.py
               what an engine was made from and for; which engine may run here, and why not

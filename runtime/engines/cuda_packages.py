@@ -23,7 +23,8 @@ _LIBRARIES = (
     "cudnn/lib/libcudnn.so.9",
 )
 """In the order in which they need one another."""
-_NAMED = re.compile(r"(?:nvidia-.*|cupy-cuda|tensorrt.*)-?(?:cu|cuda)?(1\d)x?$")
+_NAMED = re.compile(r"(?:nvidia|cupy|tensorrt|onnxruntime)\b.*[-_]cu(?:da)?(1\d)x?(?:[-_]|$)")
+"""Packages whose names end in, or hold, the CUDA that they are for: cupy-cuda13x."""
 
 
 def load_cuda_packages() -> list[Path]:
@@ -52,7 +53,8 @@ def cuda_majors() -> dict[str, int]:
     """The CUDA major that each installed package was built for, where its name or version tells."""
     found: dict[str, int] = {}
     for package in distributions():
-        name, number = (package.name or "").lower(), package.version or ""
+        name = (package.name or "").lower().replace("_", "-")
+        number = package.version or ""
         local = re.search(r"\+cu(1\d)", number)
         named = _NAMED.match(name)
         if local or named:

@@ -42,18 +42,25 @@ class Shelf:
     listed: dict[str, str] | None = None
     """SHA-256 by file name, of a bundle's manifest; None for the user's own folder."""
 
-    def candidates(self, stage: str, here: Fingerprint) -> Iterator[Candidate]:
-        """Every engine of a graph, judged; those that were changed are invalid."""
+    def records(self, stage: str) -> Iterator[tuple[Path, Record | BundleError]]:
+        """The engines of a graph with their records, or what is wrong with a record."""
         for path in sorted(self.folder.glob(f"{stage}-*.json")):
-            plan = path.with_suffix(".plan")
             try:
                 record = Record.read(path)
-                verdict = judge(record.fingerprint, here)
             except BundleError as exc:
-                yield Candidate(path=plan, record=None, verdict=Verdict(Validity.INVALID, str(exc)))
+                yield path.with_suffix(".plan"), exc
                 continue
-            if record.stage != stage:
-                continue  # "vae" is a beginning of "vae-tiny"
+            if record.stage == stage:  # "vae" is a beginning of "vae-tiny"
+                yield path.with_suffix(".plan"), record
+
+    def candidates(self, stage: str, here: Fingerprint) -> Iterator[Candidate]:
+        """Every engine of a graph, judged; those that were changed are invalid."""
+        for plan, record in self.records(stage):
+            if isinstance(record, BundleError):
+                verdict = Verdict(Validity.INVALID, str(record))
+                yield Candidate(path=plan, record=None, verdict=verdict)
+                continue
+            verdict = judge(record.fingerprint, here)
             if verdict.usable and (fault := self._fault(plan, record)):
                 verdict = Verdict(Validity.INVALID, fault)
             yield Candidate(path=plan, record=record, verdict=verdict)
@@ -102,6 +109,12 @@ def bundle_shelf(bundle: Bundle, backend: str) -> Shelf:
     files = bundle.manifest.files.items()
     listed = {name[len(inside) :]: f.sha256 for name, f in files if name.startswith(inside)}
     return Shelf(folder=bundle.root / FOLDER / backend, backend=backend, listed=listed)
+
+
+def engines_on_disk(bundle: Bundle, backend: str, stage: str) -> list[Record | BundleError]:
+    """Every record of a graph's name, whatever it was made for; the user's before the bundle's."""
+    shelves = (user_shelf(backend), bundle_shelf(bundle, backend))
+    return [record for shelf in shelves for _, record in shelf.records(stage)]
 
 
 @dataclass(slots=True, kw_only=True)

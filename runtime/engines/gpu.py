@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -28,16 +28,16 @@ class Gpu:
     Calls that fail raise DeviceError with the name of the call and the driver's reason.
     """
 
-    def __init__(self, card: Card, device: Device) -> None:
+    def __init__(
+        self, card: Card, device: Device, make_stream: Callable[[], Any] | None = None
+    ) -> None:
         self.card = card
         self.number = card.number
         self.device = device
         with ExitStack() as opened:  # undone in reverse if a step fails, and by `close`
             opened.callback(device.release)
             with self.current():
-                flags = driver().CUstream_flags
-                # non-blocking: the legacy default stream of other libraries holds nothing up
-                stream = call("cuStreamCreate", int(flags.CU_STREAM_NON_BLOCKING.value))
+                stream = (make_stream or _plain_stream)()
             opened.callback(self._in_context, "cuStreamDestroy", stream)
             self._handle = stream
             self._opened = opened.pop_all()
@@ -45,7 +45,12 @@ class Gpu:
         """Address of the stream, as other libraries take it."""
 
     @classmethod
-    def open(cls, number: int = 0, device: str = "cuda") -> Gpu:
+    def open(
+        cls,
+        number: int = 0,
+        device: str = "cuda",
+        make_stream: Callable[[], Any] | None = None,
+    ) -> Gpu:
         """Open a GPU, the driver first.
 
         Parameters
@@ -53,6 +58,9 @@ class Gpu:
         number : int
         device : str
             What was asked for, for messages.
+        make_stream : callable, optional
+            Makes the stream in the current context, for example one of another priority or on a
+            part of the GPU; by default a plain one. It is destroyed by `close`.
 
         Raises
         ------
@@ -63,7 +71,7 @@ class Gpu:
         """
         card = need_gpu(device, number)
         try:
-            return cls(card, Device.open(number))
+            return cls(card, Device.open(number), make_stream)
         except ImportError as exc:
             raise MissingExtraError(
                 f"device {device!r} needs cuda-python; run pip install 'scanside[gpu]'"
@@ -89,7 +97,10 @@ class Gpu:
         dtype = np.dtype(dtype)
         size = max(math.prod(shape) * dtype.itemsize, 1)
         with self.current():
-            pointer = int(call("cuMemAlloc", size))
+            try:
+                pointer = int(call("cuMemAlloc", size))
+            except RuntimeError as exc:
+                raise self._no_room(size, exc) from exc
             self._opened.callback(self._in_context, "cuMemFree", pointer)
             call("cuMemsetD8Async", pointer, 0, size, self._handle)
         return Buffer(
@@ -100,6 +111,20 @@ class Gpu:
             stream=self.stream,
             owner=self,
         )
+
+    def _no_room(self, size: int, exc: RuntimeError) -> DeviceError:
+        return DeviceError(
+            f"{self.card.name} has no room for {size / 2**20:.1f} MiB more ({exc}); close what "
+            "else uses its memory, which nvidia-smi lists, or write stages to the CPU into the "
+            "device"
+        )
+
+    @property
+    def free_bytes(self) -> int:
+        """Device memory that nobody uses now."""
+        with self.current():
+            free, _ = call("cuMemGetInfo")
+        return int(free)
 
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Page-locked host memory, from and to which a copy does not wait; until `close`."""
@@ -165,3 +190,8 @@ class Gpu:
     def close(self) -> None:
         """Free all memory and the stream, once engines on it are closed; may be called twice."""
         self._opened.close()
+
+
+def _plain_stream() -> Any:
+    """A non-blocking one: the legacy default stream of other libraries holds nothing up."""
+    return call("cuStreamCreate", int(driver().CUstream_flags.CU_STREAM_NON_BLOCKING.value))

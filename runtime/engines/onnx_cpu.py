@@ -13,6 +13,8 @@ from ..errors import BundleError, MissingExtraError
 from ..manifest import TensorSpec
 
 _ONNX_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
+ONLY_ON_A_GPU = ("GroupNorm",)
+"""Operators that `scanside export` may write for a GPU, and the CPU has no kernels for."""
 
 
 class OnnxEngine:
@@ -49,10 +51,7 @@ class OnnxEngine:
         try:
             self._session = ort.InferenceSession(path, options, providers=[self.provider])
         except Exception as exc:  # onnxruntime's errors share no base of their own
-            raise BundleError(
-                f"{path}: onnxruntime {ort.__version__} cannot load it ({first_line(exc)}); "
-                "export the bundle again"
-            ) from exc
+            raise BundleError(_refused(stage, path, ort.__version__, first_line(exc))) from exc
         self.inputs, self.outputs = contract_of(self._session)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -64,6 +63,15 @@ class OnnxEngine:
 
     def close(self) -> None:
         """Nothing is held that Python does not free by itself."""
+
+
+def _refused(stage: str, path: Path, version: str, said: str) -> str:
+    if any(kind in said for kind in ONLY_ON_A_GPU):
+        return (
+            f"{path.name} holds {', '.join(ONLY_ON_A_GPU)}, which ONNX Runtime has only on a GPU; "
+            f"write {stage}=cuda into the device, or export the bundle without --fuse-norms"
+        )
+    return f"{path}: onnxruntime {version} cannot load it ({said}); export the bundle again"
 
 
 def contract_of(session: Any) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:

@@ -12,39 +12,23 @@ No node may run on the CPU: the session refuses it, and where each node went is 
 
 from __future__ import annotations
 
-import io
-import re
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import redirect_stdout
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BundleError, DeviceError, InputError, MissingExtraError
+from ..errors import BundleError, DeviceError, InputError
 from ..manifest import TensorSpec
 from .buffer import Buffer
 from .capture import Captured
-from .cuda_packages import load_cuda_packages
 from .gpu import Gpu
 from .onnx_cpu import contract_of, first_line, onnxruntime, single
+from .onnx_cuda_session import PROVIDER, Graph, load_cuda, open_session, told
 from .placement import check_placement, node_placement
 
-Graph = Literal["own", "ort", "off"]
-"""Who captures the CUDA graph: we around ONNX Runtime's run, ONNX Runtime itself, or nobody."""
-_FAILURE = re.compile(r"CU[A-Z]+ failure [^;]*")
-"""What a library of CUDA said, in a message that names sources and templates before it."""
-_OPTIONS = {
-    "arena_extend_strategy": "kSameAsRequested",
-    "cudnn_conv_algo_search": "HEURISTIC",
-    "use_tf32": "0",
-}
-"""The provider's own defaults are EXHAUSTIVE, which takes long and chose convolutions that made the
-full-size VAE five times as slow on an H200 (`benchmarks/gpu_variants.py`), and TF32, which rounds
-float32."""
 HALF_OPTIONS = {"prefer_nhwc": "1"}
 """For graphs in half precision: with channels innermost the full-size U-Net takes 8.2 ms instead of
 10.3 on an H200 (`benchmarks/gpu_variants.py`). In float32 this was not compared."""
@@ -83,7 +67,7 @@ class OnnxCudaEngine:
         The file is no graph that this ONNX Runtime loads, or its sizes vary.
     """
 
-    provider = "CUDAExecutionProvider"
+    provider = PROVIDER
     capturable = False
 
     def __init__(
@@ -105,7 +89,7 @@ class OnnxCudaEngine:
         self._launched = False
         ort = onnxruntime()
         load_cuda(ort)
-        self._session: Any = _session(ort, stage, path, gpu, graph, options or {})
+        self._session: Any = open_session(ort, stage, path, gpu, graph, options or {})
         self.nodes: dict[str, Counter[str]] = node_placement(
             self._session.get_provider_graph_assignment_info()
         )
@@ -160,9 +144,9 @@ class OnnxCudaEngine:
             self._session.run_with_iobinding(self._binding, self._run_options)
         except Exception as exc:  # onnxruntime's errors share no base of their own
             said = first_line(exc)
-            failure = _FAILURE.search(said)
-            said = failure[0].strip() if failure else said
-            raise DeviceError(f"{self.stage} failed on the GPU: {said}") from exc
+            raise told(self.stage, self.gpu, said) or DeviceError(
+                f"{self.stage} failed on the GPU: {said}"
+            ) from exc
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name for inputs by name, from host memory to host memory."""
@@ -217,78 +201,6 @@ def check_buffers(
             )
         if not buffer.on_gpu or buffer.device[1] != number:
             raise InputError(f"{name!r} of the {stage} graph must lie on GPU {number}")
-
-
-@cache
-def load_cuda(ort: Any) -> None:
-    """Load CUDA and cuDNN from where pip put them, once.
-
-    Raises
-    ------
-    MissingExtraError
-        This ONNX Runtime has no CUDA.
-    DeviceError
-        A library of CUDA cannot be loaded.
-    """
-    if OnnxCudaEngine.provider not in ort.get_available_providers():
-        raise MissingExtraError(
-            f"onnxruntime {ort.__version__} is the one without CUDA; run pip uninstall -y "
-            "onnxruntime onnxruntime-gpu && pip install 'scanside[gpu]'"
-        )
-    load_cuda_packages()
-    said = io.StringIO()
-    with redirect_stdout(said):  # it prints, and stdout may be a JSON document
-        ort.preload_dlls()
-    failed = [line for line in said.getvalue().splitlines() if line.startswith("Failed to load")]
-    if failed:
-        raise DeviceError(
-            f"onnxruntime {ort.__version__} needs CUDA's libraries, and not all load "
-            f"({'; '.join(failed)}); run pip install 'onnxruntime-gpu[cuda,cudnn]'"
-        )
-
-
-def _session(
-    ort: Any, stage: str, path: Path, gpu: Gpu, graph: Graph, options: Mapping[str, str]
-) -> Any:
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
-    settings.intra_op_num_threads = 1
-    settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    wanted = {
-        "device_id": str(gpu.number),
-        "user_compute_stream": str(gpu.stream),
-        "enable_cuda_graph": "1" if graph == "ort" else "0",
-        **_OPTIONS,
-        **options,
-    }
-    providers = [(OnnxCudaEngine.provider, wanted)]
-    try:
-        # enable_fallback=0: else a provider that cannot start is replaced by the CPU
-        session = ort.InferenceSession(path, settings, providers=providers, enable_fallback=0)
-    except Exception as exc:  # onnxruntime's errors share no base of their own
-        said = first_line(exc)
-        if "fallback to CPU EP" in said:
-            raise DeviceError(
-                f"the {stage} graph has nodes that onnxruntime {ort.__version__} would run on the "
-                f"CPU; export the bundle again, or write {stage}=cpu into the device"
-            ) from exc
-        failure = _FAILURE.search(said)
-        if failure:
-            raise DeviceError(
-                f"{stage} cannot be opened on the GPU: {failure[0].strip()}; run scanside doctor"
-            ) from exc
-        raise BundleError(
-            f"{path}: onnxruntime {ort.__version__} cannot load it ({said}); export the bundle "
-            "again"
-        ) from exc
-    used = session.get_providers()
-    if used[:1] != [OnnxCudaEngine.provider]:
-        raise DeviceError(
-            f"{stage} was asked for on {OnnxCudaEngine.provider}, but onnxruntime opened it on "
-            f"{', '.join(used)}; run scanside doctor"
-        )
-    return session
 
 
 def _check_static(path: Path, tensors: Mapping[str, TensorSpec]) -> None:

@@ -12,14 +12,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..bundle import Bundle
-from .driver import probe
+from .driver import Card, probe
 from .engine_cache import need_engine
-from .fingerprint import PORTABLE
+from .fingerprint import PORTABLE, Fingerprint
 from .gpu import Gpu
 from .native_engine import NativeEngine
 from .scratch import Scratch
 from .tensorrt_builder import tensorrt_fingerprint
-from .tensorrt_library import library
+from .tensorrt_library import Library, library
+
+
+def tensorrt_here(lib: Library, path: Path, card: Card) -> Fingerprint:
+    """What an engine of a graph has to match on this GPU; the lean runtime runs only those that
+    were built to be version-compatible."""
+    flags = ("strongly-typed",) if lib.builds else ("strongly-typed", PORTABLE)
+    return tensorrt_fingerprint(lib, path, card, flags)
 
 
 def open_tensorrt(
@@ -49,6 +56,5 @@ def open_tensorrt(
     """
     lib = library("tensorrt")
     lib.need_driver(probe())
-    flags = ("strongly-typed",) if lib.builds else ("strongly-typed", PORTABLE)
-    candidate = need_engine(bundle, path.stem, tensorrt_fingerprint(lib, path, gpu.card, flags))
+    candidate = need_engine(bundle, path.stem, tensorrt_here(lib, path, gpu.card))
     return NativeEngine(stage, candidate.path.read_bytes(), lib, gpu, scratch=scratch)

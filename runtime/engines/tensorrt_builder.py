@@ -114,8 +114,8 @@ def build_tensorrt(
     """
     if not library.builds:
         raise DeviceError(
-            f"{library.name} is the lean runtime, which runs engines and builds none; install "
-            "NVIDIA's package tensorrt-cu13 on the machine that builds"
+            f"{library.name} is the lean runtime, which runs engines and builds none; run pip "
+            "install tensorrt on the machine that builds"
         )
     best: tuple[float, Built] | None = None
     for _ in range(options.builds):

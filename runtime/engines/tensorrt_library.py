@@ -24,8 +24,7 @@ MODULES = {
 built to be version-compatible, and build none."""
 _CURE = {
     "rtx": "run pip install 'scanside[rtx]'",
-    "tensorrt": "install NVIDIA's package tensorrt-cu13 with its libraries, which NVIDIA's own "
-    "package index holds",
+    "tensorrt": "run pip install tensorrt, whose libraries come from NVIDIA's own package index",
 }
 _MAJORS = (14, 13, 12, 11)
 TENSORRT_MAJORS = (10, 11)
