@@ -25,15 +25,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .column_sums import ColumnSums, touched
 from .sums import Grams, Matrix, Projected
 
 SPREAD = 8
 """Volumes over which the work on all blocks is spread."""
 BLOCK = 4096
 """Elements of a block, so that it and its share of the ring stay in a core's cache."""
-ROOM = 64
-"""Columns for which addresses are set aside. Memory is taken when one is first summed, so that to
-widen the sums in mid-run costs no volume a copy of them all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,11 +85,10 @@ class CrossProducts:
         blocks = -(-elements // BLOCK)
         self._rows = np.zeros((self._ring, columns))
         self._present = np.zeros(self._ring, bool)
-        self._values = np.zeros((blocks, self._ring, BLOCK), dtype)
+        self._values = touched(np.empty((blocks, self._ring, BLOCK), dtype))
         self._baseline: NDArray[Any] | None = None
-        room = (blocks, columns + ROOM, BLOCK)
-        self._sums = np.zeros(room, dtype)
-        self._neighbour_sums = np.zeros(room, dtype) if neighbours else None
+        self._sums = ColumnSums(blocks, columns, BLOCK, dtype)
+        self._neighbour_sums = ColumnSums(blocks, columns, BLOCK, dtype) if neighbours else None
         self._squares = np.zeros((blocks, BLOCK), dtype)
         self._neighbour_squares = np.zeros((blocks, BLOCK), dtype) if neighbours else None
         self._summed = np.zeros(blocks, np.int64)  # number of the first volume not summed yet
@@ -102,11 +99,10 @@ class CrossProducts:
 
     @property
     def memory_bytes(self) -> int:
-        """What the sums and the ring hold, without room that no column has yet."""
-        sums, lagged = (self._sums, self._neighbour_sums), self._neighbour_squares
-        used = [array[:, : self.columns] for array in sums if array is not None]
-        arrays = (*used, self._values, self._squares, lagged, self._baseline)
-        return sum(array.nbytes for array in arrays if array is not None)
+        """What the sums and the ring hold."""
+        sums = (self._sums, self._neighbour_sums, self._squares, self._neighbour_squares)
+        held = (*sums, self._values, self._baseline)
+        return sum(array.nbytes for array in held if array is not None)
 
     @property
     def open_frames(self) -> range:
@@ -164,20 +160,19 @@ class CrossProducts:
     def clear_column(self, column: int) -> None:
         """Forget a column, to use it for another regressor that was 0 until now."""
         self._rows[:, column] = 0
-        self._sums[:, column] = 0
-        if self._neighbour_sums is not None:
-            self._neighbour_sums[:, column] = 0
+        if self._gram[column, column]:  # else nothing of it was summed, nor is its memory taken
+            self._sums.clear(column)
+            if self._neighbour_sums is not None:
+                self._neighbour_sums.clear(column)
         for gram in (self._gram, self._neighbour_gram):
             gram[column] = gram[:, column] = 0
 
     def widen(self, columns: int) -> None:
-        """Add columns that were 0 until now; beyond `ROOM` of them all sums are copied."""
+        """Add columns that were 0 until now."""
         self._rows = np.pad(self._rows, ((0, 0), (0, columns)))
-        if self.columns + columns > self._sums.shape[1]:
-            more = ((0, 0), (0, columns + ROOM), (0, 0))
-            self._sums = np.pad(self._sums, more)
-            if self._neighbour_sums is not None:
-                self._neighbour_sums = np.pad(self._neighbour_sums, more)
+        self._sums.widen(columns)
+        if self._neighbour_sums is not None:
+            self._neighbour_sums.widen(columns)
         self._gram = np.pad(self._gram, (0, columns))
         self._neighbour_gram = np.pad(self._neighbour_gram, (0, columns))
         self.columns += columns
@@ -200,7 +195,7 @@ class CrossProducts:
         turned = np.ascontiguousarray(combinations.T, dtype)  # (p, K)
         last = self._last_present()
         seen: dict[int, tuple[_Waiting, NDArray[Any], NDArray[Any]]] = {}
-        for block, (sums, values) in enumerate(zip(self._sums, self._values, strict=True)):
+        for block, values in enumerate(self._values):
             first = int(self._summed[block])
             if first not in seen:
                 waiting = self._waiting(first, self.newest + 1)
@@ -211,12 +206,12 @@ class CrossProducts:
             length = min(BLOCK, self.elements - block * BLOCK)
             neighbours = None
             if self._neighbour_sums is not None and self._neighbour_squares is not None:
-                lagged = self._neighbour_sums[block, : self.columns]
-                neighbours = (turned @ lagged + beside @ values)[:, :length]
+                lagged = self._neighbour_sums.combined(block, turned)
+                neighbours = (lagged + beside @ values)[:, :length]
                 neighbour_squares += self._neighbour_squares[block]
             yield Projected(
                 slice(block * BLOCK, block * BLOCK + length),
-                (turned @ sums[: self.columns] + rows @ values)[:, :length],
+                (self._sums.combined(block, turned) + rows @ values)[:, :length],
                 neighbours,
                 (self._squares[block] + squares)[:length],
                 None if neighbours is None else neighbour_squares[:length],
@@ -236,7 +231,7 @@ class CrossProducts:
             # the first volume, or one after a gap longer than the ring: all before it is summed
             self._settle(self.newest + 1)
             for offset in range(SPREAD):
-                self._sum_up(range(offset, len(self._sums), SPREAD), self.newest + 1)
+                self._sum_up(range(offset, len(self._values), SPREAD), self.newest + 1)
             self._present[:] = False
             self._rows[:] = 0
             self.newest = frame
@@ -250,7 +245,7 @@ class CrossProducts:
             limit = self.open_frames.start
             self._settle(limit)
             # a volume's sums hold its neighbours' rows: the next one must be beyond change as well
-            self._sum_up(range(number % SPREAD, len(self._sums), SPREAD), limit - 1)
+            self._sum_up(range(number % SPREAD, len(self._values), SPREAD), limit - 1)
 
     def _settle(self, limit: int) -> None:
         """Add the design's own products of volumes before a limit, which can change no more."""
@@ -290,9 +285,9 @@ class CrossProducts:
         for block in blocks:
             values = self._values[block]
             squares, neighbour_squares = waiting.squares(values)
-            self._sums[block, : self.columns] += rows @ values
+            self._sums.add(block, rows, values)
             self._squares[block] += squares
             if self._neighbour_sums is not None and self._neighbour_squares is not None:
-                self._neighbour_sums[block, : self.columns] += beside @ values
+                self._neighbour_sums.add(block, beside, values)
                 self._neighbour_squares[block] += neighbour_squares
         self._summed[blocks.start :: blocks.step] = limit
