@@ -144,6 +144,7 @@ def main() -> int:
         **about,
         "model": f"random:{args.model}",
         "threads": args.threads,
+        "built_for": {name: found[name]["built"] for name in CONTENDERS},
         "distance_from_fp32": {name: round(value, 5) for name, value in distance.items()},
         "rows": rows,
         "second_question": questions,

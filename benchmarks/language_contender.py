@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scanside.runtime.chat import Chat
 from scanside.runtime.generation import Generation
 from scanside.runtime.language import LanguageModel
+from scanside.runtime.llama import llama_cpp
 from scanside.runtime.manifest import LanguageSpec
 from scanside.runtime.manifest_reader import read_template
 
@@ -60,6 +61,8 @@ class Scanside:
         self._path, self._precision = folder / f"{precision}.gguf", precision
         self._threads, self._tokens = threads, tokens
         self._width = json.loads((folder / "llm/config.json").read_text())["hidden_size"]
+        self.built = llama_cpp().llama_print_system_info().decode()
+        """For which instructions llama.cpp was built."""
 
     def _open(self, rows: int) -> LanguageModel:
         spec = LanguageSpec(
@@ -147,6 +150,7 @@ class Transformers:
         self._before, self._after = language.segments(QUESTIONS[0])
         self._end = int(language.tokenizer.eos_token_id)
         self._width = self._llm.config.hidden_size
+        self.built = torch.backends.cpu.get_cpu_capability()
 
     def _prompt(self, prefix: Floats) -> Any:
         embed, torch = self._llm.get_input_embeddings(), self._torch
@@ -218,6 +222,7 @@ def main() -> int:
     kind = Scanside if args.library == "scanside" else Transformers
     contender = kind(args.folder, args.precision, args.threads, args.tokens)
     document = {
+        "built": contender.built,
         "runs": {n: list(contender.answers(n, args.runs)) for n in args.prefixes},
         "questions_s": list(contender.questions(args.reused, args.runs)),
         "peak_bytes": peak_bytes(),

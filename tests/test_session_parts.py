@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from scanside.runtime.errors import InputError
 from scanside.runtime.realtime.beta import Beta
 from scanside.runtime.realtime.beta_scale import BetaScale
+from scanside.runtime.realtime.calm_blas import calm_blas
 from scanside.runtime.realtime.confidence import Confidence, signal_share
 from scanside.runtime.realtime.frame import Frame
 from scanside.runtime.realtime.journal import Journal
@@ -249,6 +251,19 @@ def test_a_marker_comes_with_the_time_at_which_it_was_sent():
 def test_a_stream_that_is_not_there_is_named():
     with pytest.raises(InputError, match="no LSL stream is called 'scanside-nobody'"):
         LslMarkers("scanside-nobody", local=True)
+
+
+def test_blas_keeps_to_one_thread_meanwhile():
+    """And to as many as before afterwards."""
+
+    def threads() -> int:
+        return max(library["num_threads"] for library in threadpool_info())
+
+    with threadpool_limits(2, "blas"):
+        before = threads()
+        with calm_blas():
+            assert threads() == 1
+        assert threads() == before == 2
 
 
 def test_memory_is_locked_where_that_is_allowed():

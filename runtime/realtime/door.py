@@ -23,6 +23,8 @@ from .listening import listen
 _RATE_HZ = 5.0
 """Connections a second; each takes milliseconds of this process, which computes meanwhile."""
 _BURST = 20
+_APART_S = 0.03
+"""Between two of them, also in a burst: a volume that is being taken in meets one at most."""
 _MOST_OPEN = 64
 _BACKLOG = 32
 _SILENT_S = 5.0
@@ -143,8 +145,7 @@ class Door:
                 task = asyncio.create_task(self._let_in(connection))
                 self._arriving.add(task)
                 task.add_done_callback(self._arriving.discard)
-            if credit < 0:
-                await asyncio.sleep(-credit / _RATE_HZ)
+            await asyncio.sleep(max(_APART_S, -credit / _RATE_HZ))
 
     async def close(self) -> None:
         """Let nobody in any more."""

@@ -18,6 +18,7 @@ from ..errors import InputError
 from .answering import Answering
 from .arrivals import Arrivals
 from .beta_scale import BetaScale
+from .calm_blas import calm_blas
 from .locked_memory import locked_memory
 from .memory import Memory
 from .run_folder import ANSWERS, RunFolder
@@ -170,7 +171,7 @@ class Run:
         """
         session = self.session
         try:
-            with locked_memory() as self.locked:
+            with locked_memory() as self.locked, calm_blas():
                 while not session.ending:
                     session.step()
                     if show:
