@@ -60,6 +60,14 @@ def last_words() -> str:
     return "; ".join(_log) or "no reason"
 
 
+_FLAGS = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+WITHOUT_AMX = (
+    f"CFLAGS='{_FLAGS}' CXXFLAGS='{_FLAGS}' pip install --force-reinstall --no-deps "
+    "--no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
+)
+"""Builds a llama.cpp that may lay weights out anew on a processor with AMX."""
+
+
 def may_repack(system_info: bytes) -> bool:
     """Whether llama.cpp may lay weights out anew for this processor.
 

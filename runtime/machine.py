@@ -126,11 +126,13 @@ def _engines(problems: list[Problem]) -> dict[str, str]:
             Problem("ONNX Runtime does not load", "pip install --force-reinstall 'scanside[cpu]'")
         )
     try:
-        from .llama import llama_cpp
+        from .llama import WITHOUT_AMX, llama_cpp, may_repack
 
         api: Any = llama_cpp()
-        features = api.llama_print_system_info().decode().replace(" = 1", "")
-        found["llama.cpp"] = " ".join(features.split())
+        built = api.llama_print_system_info()
+        found["llama.cpp"] = " ".join(built.decode().replace(" = 1", "").split())
+        if not may_repack(built):
+            found["llama.cpp"] += f"; built for AMX, which it cannot use; faster: {WITHOUT_AMX}"
     except Exception as exc:
         found["llama.cpp"] = f"does not load: {exc}"
         problems.append(
