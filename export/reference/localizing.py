@@ -2,15 +2,21 @@
 
 A concept is localized by the gradient of f_wc's similarity at the cubes of the penultimate layer,
 and the paper's loss leaves that gradient to chance: a class token that has gathered the scene in
-earlier layers needs no cube any more, and where it does read them, a few are enough. Three things
-in training make the gradient tell where a concept is, without any map of where concepts are:
+earlier layers needs no cube any more, and where it does read them, a few are enough. Four things in
+training make the gradient tell where a concept is:
 
 - the last layer gets the class token of another trial, so that all it knows of this one comes from
   the cubes;
 - it gets a random half of the cubes, so that it must read them all;
-- a cube must tell, by a read-out that is thrown away, what stands in the part of the visual field
-  that it sees, to the degree that it sees it. Taught are the best linear decoder's estimates from
-  the same trial (`linear_decoder.py`).
+- a cube must tell, by a read-out that is thrown away, which colours and shapes stand where it sees
+  them, as strongly as its own voxels answer to that colour or shape at that place. Taught are the
+  best linear decoder's estimates from the same trial (`linear_decoder.py`);
+- relevance to words that are true of the scene, the map itself (`relevance.py`), must be in
+  proportion to what the cubes see of them.
+
+How strongly a cube answers is known from the simulator's tuning of the six training subjects, as a
+fit to endless trials of theirs would find it. So these encoders are told where in those brains
+colours and shapes are; what they must find is which are there, at which place, in a new trial.
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..concept_encoder import TorchConcepts
 from ..localizer import last_block
 from ..localizer_parts import UNUSED_HEADS
 from ..vit3d import ViT3D, ViT3DConfig
@@ -31,6 +38,7 @@ from .encoder import on_voxels, start
 from .features import FEATURES, PER_PLACE
 from .geometry import add_statistics
 from .linear_decoder import IN_PLACES, LinearDecoder
+from .relevance import CONCEPTS, DIRECTIONS, PARTS, concepts_of, relevance
 from .sampler import Sampler
 from .scenes import PLACES, draw_scenes
 from .targets import Targets, training_targets
@@ -84,7 +92,8 @@ def train_localizing(checkpoint: Path, work: Path, cube: int) -> None:
     torch.manual_seed(57)
     encoder = ViT3D(config(cube, len(sampler.active)))
     start(encoder, sampler)
-    model = Placing(encoder, sampler, targets)
+    vectors = torch.from_numpy(TorchConcepts(checkpoint).vectors(*CONCEPTS))
+    model = Placing(encoder, sampler, targets, vectors)
     name = f"encoder_{cube}"
     state = work / f"{name}.safetensors"
     train(name, model, lambda step: batch_loss(model, sampler, targets, step), RECIPE, state)
@@ -103,14 +112,25 @@ def save(encoder: ViT3D, folder: Path) -> None:
 
 
 class Placing(nn.Module):
-    """An encoder, and the read-outs of its penultimate layer that are thrown away in the end."""
+    """An encoder, and the read-outs of its penultimate layer that are thrown away in the end.
 
-    def __init__(self, encoder: ViT3D, sampler: Sampler, targets: Targets) -> None:
+    Parameters
+    ----------
+    encoder : ViT3D
+    sampler : Sampler
+    targets : Targets
+    vectors : (62, 128) float32
+        Text vectors of `CONCEPTS`.
+    """
+
+    def __init__(self, encoder: ViT3D, sampler: Sampler, targets: Targets, vectors: Tensor) -> None:
         super().__init__()
         self.encoder = encoder
         width = encoder.config.hidden_size
-        self.own, self.everything = nn.Linear(width, PER_PLACE), nn.Linear(width, FEATURES)
-        self._decoder, self._shares = LinearDecoder(sampler), sampler.shares()
+        self.own = nn.Linear(width, len(DIRECTIONS))
+        self.everything = nn.Linear(width, FEATURES)
+        self._units = F.normalize(vectors, dim=1)
+        self._decoder, self._strengths = LinearDecoder(sampler), sampler.strengths(DIRECTIONS)
         rng = np.random.default_rng(59)
         told = self._seen(self._decoder(sampler.batch(draw_scenes(_TRIALS, rng), rng)))
         self._variance = told.var((0, 1)).mean()
@@ -118,7 +138,7 @@ class Placing(nn.Module):
         assert isinstance(last, nn.Linear)
         last.bias.data.copy_(targets.clip.mean(0))
 
-    def forward(self, tokens: Tensor, clip: Tensor, kept: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, clip: Tensor, kept: Tensor, asked: Tensor) -> Tensor:
         """Loss of a batch.
 
         Parameters
@@ -129,13 +149,47 @@ class Placing(nn.Module):
             CLIP vectors of what was seen.
         kept : (K,) int64
             Which cubes the last layer gets.
+        asked : (B, Q) int64
+            Which of `CONCEPTS` are located in each trial.
         """
-        hidden = self.encoder.features(tokens)[0]
+        mean_brain = torch.zeros_like(tokens[:1])
+        hidden, mean = self.encoder.features(torch.cat([tokens, mean_brain]))[0].split(
+            [len(tokens), 1]
+        )
         normed, estimate = last_block(self.encoder).norm1(hidden), self._decoder(tokens)
-        own = F.mse_loss(self.own(normed[:, 1:]).float(), self._seen(estimate)) / self._variance
+        seen = self._seen(estimate)
+        own = F.mse_loss(self.own(normed[:, 1:]).float(), seen) / self._variance
         everything = F.mse_loss(self.everything(normed[:, 0]).float(), estimate)
         paper = ((self.from_cubes(hidden, kept).float() - clip) ** 2).sum(1).mean()
-        return own + everything + PAPER_WEIGHT * paper
+        placed = self.misplaced(hidden, mean, seen, asked)
+        return own + everything + PAPER_WEIGHT * paper + placed
+
+    def misplaced(self, hidden: Tensor, mean: Tensor, seen: Tensor, asked: Tensor) -> Tensor:
+        """How far relevance is from what cubes see of the concepts: one less its cosine.
+
+        Parameters
+        ----------
+        hidden : (B, N+1, D) float
+            Penultimate layers.
+        mean : (1, N+1, D) float
+            The mean brain's.
+        seen : (B, N, 14) float32
+        asked : (B, Q) int64
+        """
+        rows = torch.arange(len(asked)).repeat_interleave(asked.shape[1])
+        concepts = asked.flatten()
+        # half precision would not do for a gradient's gradient
+        with torch.autocast("cpu", enabled=False):
+            norm = last_block(self.encoder).norm1
+            told = relevance(
+                self.encoder,
+                norm(hidden[:, 1:].float())[rows],
+                hidden[rows, 0].float(),
+                norm(mean[0, 1:].float()),
+                self._units[concepts],
+            )
+        wanted = torch.einsum("knf,kf->kn", seen[rows], PARTS[concepts])
+        return 1 - F.cosine_similarity(told, wanted, dim=1).mean()
 
     def from_cubes(self, hidden: Tensor, kept: Tensor) -> Tensor:
         """Decoded CLIP vectors (B, 128) of penultimate layers (B, N+1, D), each with the class
@@ -146,9 +200,11 @@ class Placing(nn.Module):
         return self.encoder.f_wc(self.encoder.norm(last[:, 0]))
 
     def _seen(self, estimate: Tensor) -> Tensor:
-        """What each cube sees of estimates (B, 67): contrast, colour and shape, (B, N, 7)."""
-        at_places = estimate[:, :IN_PLACES].unflatten(1, (len(PLACES), PER_PLACE))
-        return torch.einsum("np,bpf->bnf", self._shares, at_places)
+        """What each cube sees of estimates (B, 67): colours and shapes, (B, N, 14)."""
+        # in the features' own units, in which directions are of unit length
+        features = (estimate * self._decoder.scale)[:, :IN_PLACES]
+        told = features.unflatten(1, (len(PLACES), PER_PLACE)) @ DIRECTIONS.T  # (B, 9, 14)
+        return torch.einsum("npk,bpk->bnk", self._strengths, told)
 
 
 def batch_loss(model: Placing, sampler: Sampler, targets: Targets, step: int) -> Tensor:
@@ -159,4 +215,4 @@ def batch_loss(model: Placing, sampler: Sampler, targets: Targets, step: int) ->
     cubes = len(sampler.active)
     kept = torch.from_numpy(rng.permutation(cubes)[: round(KEPT * cubes)])
     with half_precision():
-        return model(tokens, known.clip, kept)
+        return model(tokens, known.clip, kept, concepts_of(known.scenes, rng))

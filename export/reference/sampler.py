@@ -113,10 +113,14 @@ class Sampler:
         energy = self._energy()
         return (energy / energy.sum(0)).argmax(1)
 
-    def shares(self) -> Tensor:
-        """How much of what a cube says is about each place, (N, 9) float32, of sum 1."""
-        energy = self._energy()
-        return energy / energy.sum(1, keepdim=True)
+    def strengths(self, directions: Tensor) -> Tensor:
+        """How strongly each cube answers to each of K directions (K, 7) of a place's features,
+        (N, 9, K) float32: the root of their signal's energy in it, of mean square 1.
+        """
+        by_place = self._linear[:, : PER_PLACE * len(PLACES)].unflatten(1, (len(PLACES), PER_PLACE))
+        signal = torch.einsum("kf,spfx->spkx", directions, by_place)
+        energy = signal.unflatten(3, (len(self.active), -1)).square().sum(4).mean(0)  # (9, K, N)
+        return (energy / energy.mean()).sqrt().permute(2, 0, 1)
 
     def _energy(self) -> Tensor:
         """Signal of every place in each cube, (N, 9)."""
