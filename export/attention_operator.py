@@ -13,25 +13,21 @@ operator has them is found out by moving an array of indices through them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper
 
-DOMAIN = "com.microsoft"
+from .graph_index import DOMAIN, GraphIndex, LeftError, Shape, rewrite
+
 OPERATOR = "MultiHeadAttention"
 WIDEST_HEAD = 256
 """Wider heads stay parts: the VAE's one head of 512 took 17.30 ms with the operator and 17.07 ms
 without, on an H200 (`benchmarks/gpu_variants.py`)."""
-_SMALL = 64
-"""Most elements of a constant that shape inference is given the values of."""
-
-Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -54,10 +50,6 @@ class Attentions:
         told = [f"{self.fused} as one operator each"] if self.fused else []
         told += [f"{count} left alone: {why}" for why, count in sorted(self.left.items())]
         return "; ".join(told) or "none in this graph"
-
-
-class _LeftError(Exception):
-    """Why an attention stays in parts."""
 
 
 def fuse_attention_file(path: Path) -> Attentions:
@@ -89,110 +81,38 @@ def fuse_attention(model: ModelProto, widest_head: int = WIDEST_HEAD) -> Attenti
     found : Attentions
         How many were replaced, and why the others were not.
     """
-    graph, found = _Index(model), Attentions()
-    replaced: dict[int, NodeProto] = {}
+    graph, found = GraphIndex(model), Attentions()
+    replaced: dict[int, list[NodeProto]] = {}
     for softmax in [node for node in model.graph.node if node.op_type == "Softmax"]:
         try:
             last, operator = _operator(graph, softmax, widest_head)
-        except _LeftError as why:
+        except LeftError as why:
             found.left[str(why)] += 1
             continue
         operator.name = f"attention_{found.fused}"
-        replaced[id(last)] = operator
+        replaced[id(last)] = [operator]
         found.fused += 1
     if found.fused:
-        _rewrite(model, replaced)
+        rewrite(model, replaced)
     return found
 
 
-class _Index:
-    """Who makes and who uses each value of a graph, its shape and its type."""
-
-    def __init__(self, model: ModelProto) -> None:
-        graph = model.graph
-        self._nodes = list(graph.node)  # keeps the identity of the nodes that are handed out
-        self.maker = {name: node for node in self._nodes for name in node.output}
-        self.given = {value.name for value in graph.output}
-        self._constants = {tensor.name: tensor for tensor in graph.initializer}
-        self._users: dict[str, list[NodeProto]] = {}
-        for node in self._nodes:
-            for name in node.input:
-                self._users.setdefault(name, []).append(node)
-        inferred = onnx.shape_inference.infer_shapes(_hollow(model), data_prop=True).graph
-        self._types = {
-            value.name: value.type.tensor_type
-            for value in (*inferred.value_info, *inferred.input, *inferred.output)
-        }
-
-    def shape(self, name: str) -> Shape:
-        """Sizes of a value; () where one is not known."""
-        if name not in self._types:
-            return ()
-        sizes = tuple(d.dim_value for d in self._types[name].shape.dim)
-        return sizes if all(size > 0 for size in sizes) else ()
-
-    def type(self, name: str) -> int:
-        """ONNX's number of a value's type."""
-        return self._types[name].elem_type if name in self._types else 0
-
-    def only_user(self, name: str) -> NodeProto:
-        """The node that a value goes to."""
-        users = self._users.get(name, [])
-        if len(users) != 1 or name in self.given:
-            raise _LeftError("its inner values are used elsewhere")
-        return users[0]
-
-    def scalar(self, name: str) -> float | None:
-        """A constant of one element."""
-        tensor, maker = self._constants.get(name), self.maker.get(name)
-        if tensor is None and maker is not None and maker.op_type == "Constant":
-            tensor = next((a.t for a in maker.attribute if a.name == "value"), None)
-        if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
-            return None
-        return float(numpy_helper.to_array(tensor).item()) if np.prod(tensor.dims) == 1 else None
-
-    def scaled(self, node: NodeProto) -> tuple[str, float] | None:
-        """What a node multiplies by a constant number, and the number."""
-        if node.op_type not in ("Mul", "Div"):
-            return None
-        first, second = node.input
-        by = self.scalar(second)
-        if by is not None:
-            return first, by if node.op_type == "Mul" else 1 / by
-        by = self.scalar(first)
-        return (second, by) if by is not None and node.op_type == "Mul" else None
-
-
-def _hollow(model: ModelProto) -> ModelProto:
-    """The model without the values of its weights, which shapes do not depend on."""
-    hollow = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    graph, whole = hollow.graph, model.graph
-    graph.name = whole.name
-    for kind in ("node", "input", "output", "value_info"):
-        getattr(graph, kind).extend(getattr(whole, kind))
-    for tensor in whole.initializer:
-        small = np.prod(tensor.dims) <= _SMALL and tensor.data_location != TensorProto.EXTERNAL
-        bare = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-        graph.initializer.append(tensor if small else bare)
-    return hollow
-
-
-def _operator(graph: _Index, softmax: NodeProto, widest: int) -> tuple[NodeProto, NodeProto]:
+def _operator(graph: GraphIndex, softmax: NodeProto, widest: int) -> tuple[NodeProto, NodeProto]:
     """The last node of an attention, and the operator that gives its output."""
     scores, scale = _scores(graph, softmax)
     weighted = graph.only_user(softmax.output[0])
     if weighted.op_type == "Cast":
-        raise _LeftError("its softmax has a precision of its own")
+        raise LeftError("its softmax has a precision of its own")
     if weighted.op_type != "MatMul" or weighted.input[0] != softmax.output[0]:
-        raise _LeftError("no product follows the softmax")
+        raise LeftError("no product follows the softmax")
     sizes = graph.shape(weighted.output[0])
     if len(sizes) != 4 or len(graph.shape(scores.output[0])) != 4:
-        raise _LeftError("its shape is not (batch, heads, rows, columns)")
+        raise LeftError("its shape is not (batch, heads, rows, columns)")
     batch, heads, rows, width = sizes
     columns = graph.shape(scores.output[0])[3]
     own = graph.shape(scores.input[0])[-1:]
     if not own or max(*own, width) > widest:
-        raise _LeftError(f"a head has more than {widest} numbers")
+        raise LeftError(f"a head has more than {widest} numbers")
     query, by_query = _source(graph, scores.input[0], (batch, rows, heads, *own), (0, 2, 1, 3))
     key, by_key = _source(graph, scores.input[1], (batch, columns, heads, *own), (0, 2, 3, 1))
     value, by_value = _source(
@@ -201,7 +121,7 @@ def _operator(graph: _Index, softmax: NodeProto, widest: int) -> tuple[NodeProto
     last = _joined(graph, weighted, sizes)
     names = [query, key, value]
     if len({graph.type(name) for name in (*names, last.output[0])}) != 1 or by_value != 1:
-        raise _LeftError("its inputs have several precisions, or its values are scaled")
+        raise LeftError("its inputs have several precisions, or its values are scaled")
     operator = helper.make_node(
         OPERATOR,
         names,
@@ -213,28 +133,30 @@ def _operator(graph: _Index, softmax: NodeProto, widest: int) -> tuple[NodeProto
     return last, operator
 
 
-def _scores(graph: _Index, softmax: NodeProto) -> tuple[NodeProto, float]:
+def _scores(graph: GraphIndex, softmax: NodeProto) -> tuple[NodeProto, float]:
     """The product whose softmax is taken, and what it is multiplied by before."""
     rank = len(graph.shape(softmax.output[0]))
     axis = next((a.i for a in softmax.attribute if a.name == "axis"), -1)
     if axis not in (-1, rank - 1):
-        raise _LeftError("its softmax is not over the last axis")
+        raise LeftError("its softmax is not over the last axis")
     name, scale = softmax.input[0], 1.0
     while True:
         graph.only_user(name)
         maker = graph.maker.get(name)
         if maker is None:
-            raise _LeftError("its scores are an input")
+            raise LeftError("its scores are an input")
         if maker.op_type == "MatMul":
             return maker, scale
         scaled = graph.scaled(maker)
         if scaled is None:
             known = {"Add": "it has a mask", "Cast": "its softmax has a precision of its own"}
-            raise _LeftError(known.get(maker.op_type, f"its scores come out of {maker.op_type}"))
+            raise LeftError(known.get(maker.op_type, f"its scores come out of {maker.op_type}"))
         name, scale = scaled[0], scale * scaled[1]
 
 
-def _source(graph: _Index, name: str, split: Shape, order: tuple[int, ...]) -> tuple[str, float]:
+def _source(
+    graph: GraphIndex, name: str, split: Shape, order: tuple[int, ...]
+) -> tuple[str, float]:
     """The (batch, rows, heads x width) value behind one side of a product, and its scale.
 
     Parameters
@@ -263,11 +185,11 @@ def _source(graph: _Index, name: str, split: Shape, order: tuple[int, ...]) -> t
         else:
             break
     if found is None:
-        raise _LeftError("its heads do not lie side by side in one row")
+        raise LeftError("its heads do not lie side by side in one row")
     return found
 
 
-def _moved(graph: _Index, indices: NDArray[Any], moves: list[NodeProto]) -> NDArray[Any]:
+def _moved(graph: GraphIndex, indices: NDArray[Any], moves: list[NodeProto]) -> NDArray[Any]:
     """Indices after reshapes and transpositions."""
     for node in moves:
         if node.op_type == "Transpose":
@@ -278,7 +200,7 @@ def _moved(graph: _Index, indices: NDArray[Any], moves: list[NodeProto]) -> NDAr
     return indices
 
 
-def _joined(graph: _Index, weighted: NodeProto, sizes: Shape) -> NodeProto:
+def _joined(graph: GraphIndex, weighted: NodeProto, sizes: Shape) -> NodeProto:
     """The node after which the heads lie side by side again."""
     batch, heads, rows, width = sizes
     indices = np.arange(np.prod(sizes)).reshape(sizes)
@@ -287,39 +209,6 @@ def _joined(graph: _Index, weighted: NodeProto, sizes: Shape) -> NodeProto:
     while not np.array_equal(_moved(graph, indices, moves), wanted):
         node = graph.only_user(node.output[0])
         if node.op_type not in ("Reshape", "Transpose") or not graph.shape(node.output[0]):
-            raise _LeftError("its heads are not joined again")
+            raise LeftError("its heads are not joined again")
         moves.append(node)
     return node
-
-
-def _rewrite(model: ModelProto, replaced: dict[int, NodeProto]) -> None:
-    """Put operators in place of nodes; drop what nothing needs any more."""
-    graph = model.graph
-    nodes = [replaced.get(id(node), node) for node in graph.node]
-    needed = {value.name for value in graph.output}
-    kept = list[NodeProto]()
-    for node in reversed(nodes):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(_names(node))
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
-    del graph.node[:]
-    graph.node.extend(copies)
-    for values in (graph.initializer, graph.value_info):
-        for index in reversed(range(len(values))):
-            if values[index].name not in needed:
-                del values[index]
-    if DOMAIN not in {opset.domain for opset in model.opset_import}:
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-
-
-def _names(node: NodeProto) -> Iterator[str]:
-    """All values that a node reads, those that graphs inside it read included."""
-    yield from node.input
-    for attribute in node.attribute:
-        inner: list[GraphProto] = [*attribute.graphs]
-        inner += [attribute.g] if attribute.HasField("g") else []
-        for graph in inner:
-            for each in graph.node:
-                yield from _names(each)
-            yield from (value.name for value in graph.output)

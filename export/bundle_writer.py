@@ -21,6 +21,7 @@ from .compile_graph import PRECISIONS, Precision
 from .concept_encoder import TorchConcepts, write_concept_encoder
 from .engines import check_targets, write_engines
 from .fuse_attention import check_fusing, fuse_graphs
+from .fuse_norms import check_fusing_norms, fuse_norm_graphs
 from .kernels import write_kernels
 from .localizer_parts import Localization, read_localization
 from .localizer_stages import write_localizers
@@ -42,6 +43,7 @@ def export_bundle(
     precision: Precision = "fp32",
     quantize: str = "f16",
     fuse_attention: bool = False,
+    fuse_norms: bool = False,
     diffusion: DiffusionSettings | None = None,
     name: str | None = None,
 ) -> Path:
@@ -66,6 +68,9 @@ def export_bundle(
     fuse_attention : bool
         Attention of encoder and U-Net as one operator, which ONNX Runtime's CUDA provider has fused
         kernels for; not together with rtx.
+    fuse_norms : bool
+        Group normalisation of U-Net and VAE as one operator, which ONNX Runtime has on a GPU only;
+        with the target cuda alone.
     diffusion : DiffusionSettings, optional
         Defaults of the picture stage; by default the checkpoint's `diffusion/sampling.json`.
     name : str, optional
@@ -89,6 +94,8 @@ def export_bundle(
     check_targets(targets)
     if fuse_attention:
         check_fusing(targets)
+    if fuse_norms:
+        check_fusing_norms(targets)
     _check_choice("precision", [precision], PRECISIONS)
     check_quantization(quantize)
     out = Path(out).absolute()
@@ -106,6 +113,8 @@ def export_bundle(
             reports = _write_stages(chain, folder, settings, quantize, precision, localization)
             if fuse_attention:
                 reports.attention = fuse_graphs(folder, progress)
+            if fuse_norms:  # last: the CPU, on which answers are compared, does not run them
+                reports.norms = fuse_norm_graphs(folder, progress)
             write_engines(folder, targets, reports, progress)
             bundle_name = name or (label if ":" in label or label == "reference" else root.name)
             write_manifest(folder, bundle_name, opened, settings, reports)

@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "together with rtx",
     )
     parser.add_argument(
+        "--fuse-norms",
+        action="store_true",
+        help="group normalisation of U-Net and VAE as one operator, which ONNX Runtime has only on "
+        "a GPU; with --targets cuda",
+    )
+    parser.add_argument(
         "--quantize",
         type=_words,
         default=(),
@@ -105,10 +111,10 @@ def _chosen(args: argparse.Namespace) -> Path:
     from .choice import Bounds
     from .chosen_bundle import export_chosen
 
-    if args.targets != "cpu" or args.fuse_attention:
+    if args.targets != "cpu" or args.fuse_attention or args.fuse_norms:
         raise InputError(
-            "'targets' must be cpu, without --fuse-attention, for --target-latency and --min-score "
-            "measure on this machine's CPU"
+            "'targets' must be cpu, without --fuse-attention and --fuse-norms, for "
+            "--target-latency and --min-score measure on this machine's CPU"
         )
     return export_chosen(
         args.checkpoint,
@@ -141,6 +147,7 @@ def _single(args: argparse.Namespace) -> Path:
         precision=args.precision[0] if args.precision else "fp32",
         quantize=args.quantize[0] if args.quantize else "f16",
         fuse_attention=args.fuse_attention,
+        fuse_norms=args.fuse_norms,
     )
 
 

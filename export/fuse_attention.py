@@ -60,15 +60,16 @@ def fuse_graphs(folder: Path, progress: Callable[[str], None]) -> dict[str, Any]
     for path in (folder / name for name in GRAPHS):
         if not path.is_file():
             continue
-        plain = _answers(path)
+        plain = answers(path)
         found = fuse_attention_file(path)
         progress(f"attention of {path.stem}: {found}")
-        relative = _moved(path, plain) if found.fused else 0.0
+        what = f"{path.name} with attention"
+        relative = moved(path, plain, what, "--fuse-attention") if found.fused else 0.0
         fused[path.name] = {**found.as_dict(), "relative": relative}
     return fused
 
 
-def _answers(path: Path) -> Arrays:
+def answers(path: Path) -> Arrays:
     """What a graph gives for normal inputs of a fixed seed, on the CPU."""
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
@@ -76,15 +77,23 @@ def _answers(path: Path) -> Arrays:
         i.name: rng.standard_normal(i.shape).astype(_TYPES[i.type]) for i in session.get_inputs()
     }
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
+    found: Any = session.run(names, feeds)
+    return dict(zip(names, found, strict=True))
 
 
-def _moved(path: Path, plain: Arrays) -> float:
-    _, relative = distance(_answers(path), plain)
+def moved(path: Path, plain: Arrays, what: str, option: str) -> float:
+    """How far a graph's answers are from those of the plain one, relative.
+
+    Raises
+    ------
+    ParityError
+        Farther than RELATIVE allows; the message begins with `what`, and names the option.
+    """
+    _, relative = distance(answers(path), plain)
     allowed = max(RELATIVE[values.dtype.name] for values in plain.values())
     if relative > allowed:
         raise ParityError(
-            f"{path.name} with attention as one operator is {relative:.1e} from the plain graph, "
-            f"allowed is {allowed:.0e}; export without --fuse-attention"
+            f"{what} as one operator is {relative:.1e} from the plain graph, allowed is "
+            f"{allowed:.0e}; export without {option}"
         )
     return relative

@@ -55,6 +55,7 @@ def write_manifest(
         "parity": {stage: parity.as_dict() for stage, parity in reports.parity.items()},
         **({"ranges": reports.ranges} if reports.ranges else {}),
         **({"attention": reports.attention} if reports.attention else {}),
+        **({"norms": reports.norms} if reports.norms else {}),
         "quality": checkpoint.quality,
         "golden": reports.golden,
     }

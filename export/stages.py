@@ -45,6 +45,8 @@ class StageReports:
     """For every half-precision graph, what stayed float32 and why."""
     attention: dict[str, Any] = field(default_factory=dict[str, Any])
     """For every graph whose attention was made one operator, what became of it."""
+    norms: dict[str, Any] = field(default_factory=dict[str, Any])
+    """For every graph whose group normalisations were made one operator, what became of them."""
     golden: dict[str, Any] = field(default_factory=dict[str, Any])
     kernels: dict[str, Any] = field(default_factory=dict[str, Any])
     localization: dict[str, Any] = field(default_factory=dict[str, Any])

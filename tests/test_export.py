@@ -539,4 +539,5 @@ def test_the_verb_prints_the_path(
         "precision": "fp32",
         "quantize": "q8_0",
         "fuse_attention": False,
+        "fuse_norms": False,
     }
