@@ -30,11 +30,11 @@ STEADY = 1.3
 
 def golden_part(args: Namespace, _: str) -> Json:
     """`scanside verify`: every stage of the reference bundle against its golden output, on the GPU;
-    with the language model there, and with it on the CPU where that fails."""
+    where that fails, with the concept encoder on the CPU, and then the language model, too."""
     result: Json = {}
     found = -1
-    own = f"{args.device},concept_encoder=cpu"  # it looks for the text's end, which needs the CPU
-    for device in (own, f"{own},language=cpu"):
+    own = f"{args.device},concept_encoder=cpu"  # bundles of before looked for the text's end there
+    for device in (args.device, own, f"{own},language=cpu"):
         said = io.StringIO()
         try:
             with redirect_stdout(said):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -67,15 +68,25 @@ def kernel_part(args: Namespace, _: str) -> Json:
 
 
 def sanitizer_part(args: Namespace, _: str) -> Json:
-    """compute-sanitizer over one launch of the kernel for each kind of volume."""
+    """compute-sanitizer over one launch of every kernel of ours."""
+    words = [str(HERE / "gpu_kernel_once.py"), str(args.kernels / "kernels")]
+    return sanitized(("memcheck", "racecheck", "initcheck"), words)
+
+
+def sanitized_part(args: Namespace, _: str) -> Json:
+    """compute-sanitizer over the whole chain, libraries included: what it reads and writes."""
+    return sanitized(("memcheck",), [str(HERE / "gpu_chain_once.py")])
+
+
+def sanitized(checks: Sequence[str], words: Sequence[str]) -> Json:
+    """What compute-sanitizer says of a program in Python; SystemExit where it is not clean."""
     tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not Path(tool).is_file():
         raise SystemExit("compute-sanitizer is not installed")
     found: Json = {}
-    for check in ("memcheck", "racecheck", "initcheck"):
-        words = [tool, "--tool", check, "--error-exitcode", "9", "--target-processes", "all"]
-        words += [sys.executable, str(HERE / "gpu_kernel_once.py"), str(args.kernels / "kernels")]
-        done = subprocess.run(words, capture_output=True, text=True)
+    for check in checks:
+        before = [tool, "--tool", check, "--error-exitcode", "9", "--target-processes", "all"]
+        done = subprocess.run([*before, sys.executable, *words], capture_output=True, text=True)
         lines = (done.stdout + done.stderr).strip().splitlines()
         found[check] = {"exit_code": done.returncode, "last_words": lines[-3:]}
     if any(row["exit_code"] for row in found.values()):

@@ -1,4 +1,5 @@
-"""One launch of the compiled kernel for every type of volume and token, for compute-sanitizer.
+"""One launch of every kernel of ours, for compute-sanitizer: the compiled resample kernel for every
+type of volume and token, and the small arithmetic between graphs.
 
 compute-sanitizer --tool memcheck python benchmarks/gpu_kernel_once.py BUNDLE/kernels
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+import gpu_smoke
 import numpy as np
 from resample_problem import INTER, MAPPINGS, SHAPES, SLOPE, make_problem, random_volumes
 
@@ -40,6 +42,9 @@ def main() -> int:
                 if np.isnan(out).any():
                     raise SystemExit(f"{mapping}, {stored} to {dtype}: tokens were not written")
             gpu.close()
+    gpu_smoke.arithmetic()
+    if gpu_smoke.failures:
+        raise SystemExit("; ".join(gpu_smoke.failures))
     return 0
 
 

@@ -50,7 +50,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     "without flash attention": ("--kv", "f32"),
 }
 """What a process of its own is told; the first that lives gives the times."""
-LOG_LINES = 40
+LOG_LINES = 60
 """Last lines of a process that died, kept in the result."""
 
 
@@ -90,19 +90,24 @@ def apart(words: Sequence[str], answer: Path) -> Json:
     return {"died": how, "log": [line[:400] for line in lines[-LOG_LINES:]]}
 
 
-def measure(args: Namespace) -> Json:
-    """Open the model in this process, and time it."""
-    spec = LanguageSpec(
-        file=args.path.name,
+def language_spec(path: Path, width: int) -> LanguageSpec:
+    """What a bundle's manifest would say of a file of `random_gguf.py`."""
+    return LanguageSpec(
+        file=path.name,
         quantization="q4_k_m",
         context=512,
         prefix_length=PREFIX_ROWS,
-        width=args.width,
+        width=width,
         template=read_template(TEMPLATE),
         instructions={},
         max_tokens={},
         projector_sha256=PROJECTOR,
     )
+
+
+def measure(args: Namespace) -> Json:
+    """Open the model in this process, and time it."""
+    spec = language_spec(args.path, args.width)
     rng = np.random.default_rng(3)
     prefix = (0.02 * rng.standard_normal((PREFIX_ROWS, args.width))).astype(np.float32)
     began = time.perf_counter()

@@ -23,7 +23,6 @@ def weights_part(args: Namespace, _: str) -> Json:
     kernels = args.kernels / "kernels"
     shutil.copytree(kernels, folder / "kernels", dirs_exist_ok=True)  # as the code wants them now
     written = fill(folder)
-    list_files(folder)
     drawn_s = time.perf_counter() - began
     from gpu_networks import answer_on_cpu
 
@@ -32,7 +31,30 @@ def weights_part(args: Namespace, _: str) -> Json:
         began = time.perf_counter()
         answer_on_cpu(args, name, args.threads)
         took[name] = round(time.perf_counter() - began, 1)
-    return {"gb": round(written / 1e9, 2), "drawn_s": round(drawn_s, 1), "cpu_answers_s": took}
+    fused = fuse(folder, args.fuse)  # the CPU has not every operator, and has answered by now
+    list_files(folder)
+    return {
+        "gb": round(written / 1e9, 2),
+        "drawn_s": round(drawn_s, 1),
+        "cpu_answers_s": took,
+        "fused": fused,
+    }
+
+
+def fuse(folder: Path, wanted: list[str]) -> Json:
+    """Make parts of the graphs one operator each; what became of them, by graph."""
+    found: Json = {}
+    if "norms" in wanted:
+        from scanside.export.group_norm_operator import fuse_group_norm_file
+
+        for name in ("unet", "vae_decoder"):
+            found[f"norms of {name}"] = str(fuse_group_norm_file(folder / f"{name}.onnx"))
+    if "attention" in wanted:
+        from scanside.export.attention_operator import fuse_attention_file
+
+        for name in ("encoder", "unet"):
+            found[f"attention of {name}"] = str(fuse_attention_file(folder / f"{name}.onnx"))
+    return found
 
 
 def list_files(folder: Path) -> None:

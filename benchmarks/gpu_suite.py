@@ -1,6 +1,6 @@
 """Everything that must be measured on a GPU, in one command that needs no network.
 
-    python benchmarks/gpu_suite.py FULL --budget 300 --json benchmarks/results/gpu_suite.json
+    python benchmarks/gpu_suite.py FULL --budget 450 --json benchmarks/results/gpu_suite.json
 
 FULL is a folder with a full-size bundle, its weights in or out (`hollow_graph.py`), `configs/` with
 the configurations that PyTorch's networks are made from, and `tokenizer/`. Correctness first. Parts
@@ -24,6 +24,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from gpu_wheels import found_first, install
 
 Json = dict[str, Any]
 HERE = Path(__file__).resolve().parent
@@ -55,9 +57,11 @@ PARTS = (
     Part(name="compiled vae_decoder", about_s=20),
     Part(name="compiled encoder", about_s=15),
     Part(name="compiled preview_decoder", about_s=15),
-    Part(name="steady", about_s=45),
+    Part(name="steady", about_s=12),
     Part(name="kernel", about_s=40),
     Part(name="sanitizer", about_s=30),
+    Part(name="beside", about_s=40),
+    Part(name="sanitized chain", about_s=90),
 )
 PREPARATIONS = (
     "weights",
@@ -78,7 +82,7 @@ def run_part(args: argparse.Namespace) -> Json:
 
 def _worker(kind: str) -> Callable[[argparse.Namespace, str], Json]:
     """Each part imports what it needs, so that a missing library loses only that part."""
-    if kind in ("device", "smoke", "kernel", "sanitizer"):
+    if kind in ("device", "smoke", "kernel", "sanitizer", "sanitized"):
         import gpu_device
 
         return {
@@ -86,6 +90,7 @@ def _worker(kind: str) -> Callable[[argparse.Namespace, str], Json]:
             "device": gpu_device.device_part,
             "kernel": gpu_device.kernel_part,
             "sanitizer": gpu_device.sanitizer_part,
+            "sanitized": gpu_device.sanitized_part,
         }[kind]
     if kind in ("weights", "gguf"):
         import gpu_prepare
@@ -103,6 +108,10 @@ def _worker(kind: str) -> Callable[[argparse.Namespace, str], Json]:
         import gpu_language
 
         return gpu_language.language_part
+    if kind == "beside":
+        import gpu_beside
+
+        return gpu_beside.beside_part
     import gpu_networks
 
     return {
@@ -127,7 +136,10 @@ class Process:
         words += ["--part", part, "--answer", str(self.answer)]
         nice = ["nice", "-n", "10"] if prepare else []
         words += ["--prepare"] if prepare else []
-        cache = {"TORCHINDUCTOR_CACHE_DIR": str(args.scratch / "inductor")}
+        cache = {
+            "TORCHINDUCTOR_CACHE_DIR": str(args.scratch / "inductor"),
+            **found_first(args.wheels, args.scratch),
+        }
         with open(self.log, "wb") as log:
             self._process = subprocess.Popen(
                 [*nice, *words],
@@ -159,6 +171,12 @@ class Process:
         return {"took_s": took, "failed": why, "last_words": [s[:600] for s in lines[-12:]]}
 
 
+def expected_s(part: Part, args: argparse.Namespace) -> float:
+    """How long a part takes; steadiness as long as so many answers of an H200 do."""
+    more = 0.0055 * args.previews + 0.065 * args.pictures if part.name == "steady" else 0.0
+    return round(part.about_s + more)
+
+
 class Suite:
     """All parts within the budget."""
 
@@ -182,11 +200,12 @@ class Suite:
             if part.timed and waiting:
                 self._prepared(waiting)
                 waiting = []
-            if self.left_s < part.about_s:
-                said = f"about {part.about_s:g} s were needed, {self.left_s:.0f} s were left"
+            about_s = expected_s(part, args)
+            if self.left_s < about_s:
+                said = f"about {about_s:g} s were needed, {self.left_s:.0f} s were left"
                 self._keep(part.name, {"left_out": said})
                 continue
-            most = min(LONGEST * part.about_s, self.left_s)
+            most = min(LONGEST * about_s, self.left_s)
             self._keep(part.name, Process(args, part.name).result(most))
         if waiting:
             self._prepared(waiting)
@@ -214,17 +233,23 @@ def parsed() -> argparse.Namespace:
     """The command line; `words` is what every part gets of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("full", type=Path, help="folder of the full-size bundle")
-    parser.add_argument("--budget", type=float, default=300, help="seconds (default: 300)")
+    parser.add_argument("--budget", type=float, default=450, help="seconds (default: 450)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the result here")
     parser.add_argument("--scratch", type=Path, default=Path("/dev/shm/scanside"))
     bundle = HERE.parent / "runtime/reference/bundle"
     parser.add_argument("--kernels", type=Path, default=bundle, help="bundle with the kernels")
+    help_ = "folder of wheels to install first, without a network"
+    parser.add_argument("--wheels", type=Path, metavar="DIR", help=help_)
     parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 16))
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--scale", type=float, default=1.0, help="times as many timed runs")
     parser.add_argument("--previews", type=int, default=5000, help="in a row, for steadiness")
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--prepare-s", type=float, default=100, help="most time to prepare")
+    prepared_ = "take weights and language model as a run before left them in the scratch folder"
+    parser.add_argument("--prepared", action="store_true", help=prepared_)
+    fuse_ = "parts of the graphs to make one operator each, as export does"
+    parser.add_argument("--fuse", nargs="+", choices=["attention", "norms"], default=[], help=fuse_)
     parser.add_argument("--small", action="store_true", help="small models, to try the suite")
     names = [part.name for part in PARTS]
     parser.add_argument("--only", nargs="+", choices=names, metavar="PART", default=names)
@@ -234,7 +259,9 @@ def parsed() -> argparse.Namespace:
     args = parser.parse_args()
     args.parts = args.only
     args.preparations = [
-        name for name in PREPARATIONS if name in args.parts or not name.startswith("compiled ")
+        name
+        for name in PREPARATIONS
+        if name in args.parts or not (name.startswith("compiled ") or args.prepared)
     ]
     words = sys.argv[1:]
     args.words = words[: words.index("--part")] if "--part" in words else words
@@ -249,6 +276,8 @@ def main() -> int:
         args.answer.write_text(json.dumps(found))
         return 0
     args.scratch.mkdir(parents=True, exist_ok=True)
+    if args.wheels:
+        install(args.wheels, args.scratch / "site")
     if args.json:
         args.json = args.json.resolve()
     found = Suite(args).run()

@@ -2,9 +2,10 @@
 
     python benchmarks/gpu_variants.py SCRATCH --json benchmarks/results/gpu_variants.json
 
-SCRATCH is the folder in which `gpu_suite.py` has drawn the weights. Attention as the exporter
-writes it or as one operator, channels outermost or innermost, and who captures the CUDA graph.
-Answers of all variants of a graph are compared with those of its first.
+SCRATCH is the folder in which `gpu_suite.py` has drawn the weights. Attention and group
+normalisation as the exporter writes them or as one operator each, channels outermost or innermost,
+and who captures the CUDA graph. Answers of all variants of a graph are compared with those of its
+first.
 """
 
 from __future__ import annotations
@@ -22,27 +23,35 @@ from gpu_networks import inputs_of
 from timing import machine, write
 
 from scanside.export.attention_operator import fuse_attention_file
+from scanside.export.group_norm_operator import fuse_group_norm_file
 from scanside.runtime.engines.driver import probe
 from scanside.runtime.engines.gpu import Gpu
 from scanside.runtime.engines.onnx_cuda import Graph, OnnxCudaEngine
-from scanside.runtime.errors import DeviceError
+from scanside.runtime.errors import BundleError, DeviceError
 
 Json = dict[str, Any]
 OUTERMOST, INNERMOST = {"prefer_nhwc": "0"}, {"prefer_nhwc": "1"}
 EXHAUSTIVE = {**OUTERMOST, "cudnn_conv_algo_search": "EXHAUSTIVE"}
-VARIANTS: tuple[tuple[str, bool, Mapping[str, str], str], ...] = (
-    ("unet", False, OUTERMOST, "own"),
-    ("unet", True, OUTERMOST, "own"),
-    ("unet", True, INNERMOST, "own"),
-    ("unet", False, INNERMOST, "own"),
-    ("unet", True, EXHAUSTIVE, "own"),
-    ("unet", True, OUTERMOST, "ort"),
-    ("encoder", False, OUTERMOST, "own"),
-    ("encoder", True, OUTERMOST, "own"),
-    ("vae_decoder", False, OUTERMOST, "own"),
-    ("vae_decoder", False, INNERMOST, "own"),
-    ("vae_decoder", False, EXHAUSTIVE, "own"),
+ATTENTION, NORMS = "attention", "norms"
+VARIANTS: tuple[tuple[str, tuple[str, ...], Mapping[str, str], str], ...] = (
+    ("unet", (), OUTERMOST, "own"),
+    ("unet", (ATTENTION,), OUTERMOST, "own"),
+    ("unet", (ATTENTION,), INNERMOST, "own"),
+    ("unet", (ATTENTION, NORMS), INNERMOST, "own"),
+    ("unet", (NORMS,), INNERMOST, "own"),
+    ("unet", (ATTENTION, NORMS), OUTERMOST, "own"),
+    ("unet", (), INNERMOST, "own"),
+    ("unet", (ATTENTION,), EXHAUSTIVE, "own"),
+    ("unet", (ATTENTION,), OUTERMOST, "ort"),
+    ("encoder", (), OUTERMOST, "own"),
+    ("encoder", (ATTENTION,), OUTERMOST, "own"),
+    ("vae_decoder", (), OUTERMOST, "own"),
+    ("vae_decoder", (), INNERMOST, "own"),
+    ("vae_decoder", (NORMS,), INNERMOST, "own"),
+    ("vae_decoder", (NORMS,), OUTERMOST, "own"),
+    ("vae_decoder", (), EXHAUSTIVE, "own"),
 )
+"""Graph, what is one operator, options of the provider, who captures; the likeliest gain first."""
 RUNS = 60
 
 
@@ -74,6 +83,20 @@ def measure(
     return row, output
 
 
+def variant(folder: Path, name: str, fused: tuple[str, ...]) -> Path:
+    """A graph with some of its parts as one operator each, beside the plain one: both read the same
+    file of weights."""
+    if not fused:
+        return folder / f"{name}.onnx"
+    path = folder / f"{name}_{'_'.join(fused)}.onnx"
+    shutil.copyfile(folder / f"{name}.onnx", path)
+    if NORMS in fused:
+        fuse_group_norm_file(path)
+    if ATTENTION in fused:
+        fuse_attention_file(path)
+    return path
+
+
 def main() -> int:
     """Measure every variant and print one JSON document."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -88,22 +111,16 @@ def main() -> int:
     rows: list[Json] = []
     first: dict[str, np.ndarray] = {}
     for name, fused, options, captured_by in VARIANTS:
-        path = args.scratch / "full" / f"{name}.onnx"
-        if fused:
-            # beside the plain one, since both read the same file of weights
-            path = path.with_stem(f"{name}_fused")
-            shutil.copyfile(path.with_stem(name), path)
-            fuse_attention_file(path)
-        attention = "one operator" if fused else "as exported"
         given = ", ".join(f"{key}={value}" for key, value in options.items())
-        what = {"graph": name, "attention": attention, "options": given, "captured_by": captured_by}
+        what = {"graph": name, "one_operator": ", ".join(fused) or "nothing", "options": given}
         try:
+            path = variant(args.scratch / "full", name, fused)
             row, output = measure(path, options, captured_by, first.get(name))
-        except DeviceError as exc:
+        except (DeviceError, BundleError) as exc:
             row = {"failed": str(exc)}
         else:
             first.setdefault(name, output)
-        rows.append({**what, **row})
+        rows.append({**what, "captured_by": captured_by, **row})
         print(rows[-1], file=sys.stderr, flush=True)
     question = "which form of a full-size graph is fastest in ONNX Runtime on a GPU"
     write({"question": question, **about, "gpu": card, "runs": RUNS, "rows": rows}, args.json)

@@ -319,9 +319,7 @@ class Reconstruction:
     def _rest(self, resident: Resident, plan: Schedule) -> Whole:
         """Enqueue all steps and the picture, and wait once."""
         _, denoised, decoded = self._events
-        for k in range(plan.steps):
-            resident.step(plan, k)
-        resident.end(plan, plan.steps)
+        resident.denoise(plan)
         resident.gpu.note(denoised)
         resident.decode()
         resident.gpu.note(decoded)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from .engines.arithmetic import Arithmetic
 from .engines.buffer import Buffer
+from .engines.capture import Replayed
 from .engines.engine import DeviceEngine
 from .engines.gpu import Gpu
 from .manifest import DiffusionSpec
@@ -81,6 +83,9 @@ class Resident:
         self._scale = self._constant(np.asarray(arrays["clip_scale"], np.float32).ravel())
         self._prepare_guidance(empty_states)
         self._states: Floats | None = None
+        self._graphs: dict[int, tuple[Schedule, Replayed]] = {}
+        """All steps of a schedule, by its `id`; only where the U-Net's engine may be captured."""
+        self._picture = Replayed(gpu, self._decode)
         self._image = gpu.pinned(vae.outputs["image"].shape, vae.outputs["image"].dtype)
         self._latent_out = gpu.pinned((1, *spec.latent_shape), np.float32)
 
@@ -200,8 +205,30 @@ class Resident:
         self._combine(self._clean, self._met, weights, self._width(plan))
         self.gpu.download(self._clean, self._latent_out)
 
+    def denoise(self, plan: Schedule) -> None:
+        """Enqueue all steps and the clean latent: one CUDA graph from the second time on, where the
+        U-Net's engine may be captured. ONNX Runtime's are graphs of their own."""
+        if not self._unet.capturable:
+            self._steps(plan)
+            return
+        if id(plan) not in self._graphs:
+            self._graphs[id(plan)] = plan, Replayed(self.gpu, partial(self._steps, plan))
+        self._graphs[id(plan)][1].launch()
+
+    def _steps(self, plan: Schedule) -> None:
+        for number in range(plan.steps):
+            self.step(plan, number)
+        self.end(plan, plan.steps)
+
     def decode(self) -> None:
-        """Enqueue the picture of the clean latent, and its copy to the host."""
+        """Enqueue the picture of the clean latent, and its copy to the host; one CUDA graph like
+        the steps."""
+        if self._vae.capturable:
+            self._picture.launch()
+        else:
+            self._decode()
+
+    def _decode(self) -> None:
         self._combine(self._vae.buffers["latent"], self._clean, self._one, terms=1)
         self._vae.launch()
         self.gpu.download(self._vae.buffers["image"], self._image)
@@ -245,5 +272,8 @@ class Resident:
         return self._starts[key]
 
     def close(self) -> None:
-        """Unload the kernels; the memory belongs to the Gpu."""
+        """Free the graphs and unload the kernels; the memory belongs to the Gpu."""
+        for _, graph in self._graphs.values():
+            graph.close()
+        self._picture.close()
         self._arithmetic.close()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,8 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from scanside.runtime.bundle import REFERENCE
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -117,11 +122,102 @@ def test_a_process_that_dies_leaves_its_log_and_the_next_way_is_tried(
     assert any("cannot load it" in line for line in found["died"]["one CPU thread"]["log"])
 
 
+def test_graphs_are_fused_where_they_lie(tmp_path: Path):
+    from gpu_prepare import fuse
+
+    for name in ("encoder", "unet", "vae_decoder"):
+        shutil.copyfile(REFERENCE / f"{name}.onnx", tmp_path / f"{name}.onnx")
+    assert fuse(tmp_path, []) == {}
+    found = fuse(tmp_path, ["attention", "norms"])
+    assert found["attention of unet"] == "14 as one operator each"
+    assert found["norms of vae_decoder"].startswith("17 as one operator each")
+    kinds = {node.op_type for node in onnx.load(tmp_path / "unet.onnx").graph.node}
+    assert {"GroupNorm", "MultiHeadAttention"} < kinds
+    assert not {"InstanceNormalization", "Softmax"} & kinds
+
+
+def test_a_folder_of_wheels_is_installed_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import gpu_wheels
+
+    with pytest.raises(SystemExit, match="holds no wheels"):
+        gpu_wheels.install(tmp_path, tmp_path / "site")
+    wheel = tmp_path / "scanside_probe-1.0-py3-none-any.whl"
+    about = "scanside_probe-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("scanside_probe.py", "here = True\n")
+        archive.writestr(
+            f"{about}/METADATA", "Metadata-Version: 2.1\nName: scanside-probe\nVersion: 1.0\n"
+        )
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "scanside_probe.py,,\n")
+    gpu_wheels.install(tmp_path, tmp_path / "site")
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    path = gpu_wheels.found_first(tmp_path, tmp_path)["PYTHONPATH"]
+    assert path == f"{tmp_path / 'site'}{os.pathsep}elsewhere"
+    words = [sys.executable, "-c", "import scanside_probe; print(scanside_probe.here)"]
+    done = subprocess.run(
+        words, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True\n"
+    assert gpu_wheels.found_first(None, tmp_path) == {}
+    wheel.write_bytes(b"no wheel")
+    with pytest.raises(SystemExit, match="cannot be installed"):
+        gpu_wheels.install(tmp_path, tmp_path / "site")
+
+
+def test_every_part_has_what_runs_it():
+    """Parts import what they need when they run, so that a wrong name shows only then."""
+    import gpu_suite
+
+    for part in gpu_suite.PARTS:
+        kind = part.name.partition(" ")[0]
+        engines = ("encoder", "unet", "vae_decoder", "preview_decoder")
+        assert callable(gpu_suite._worker("engine" if part.name in engines else kind))
+    for name in gpu_suite.PREPARATIONS:
+        assert callable(gpu_suite._worker(name.partition(" ")[0]))
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a driver")
+def test_a_process_under_the_sanitizer_that_is_not_clean_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With a program in the sanitizer's place that ends as it does."""
+    import gpu_device
+
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text('#!/bin/sh\necho "$2: $8"\n[ "$2" != racecheck ] || exit 9\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    found = gpu_device.sanitized(["memcheck"], ["a.py"])
+    assert found == {"memcheck": {"exit_code": 0, "last_words": ["memcheck: a.py"]}}
+    with pytest.raises(SystemExit, match="racecheck: a.py"):
+        gpu_device.sanitized(["memcheck", "racecheck"], ["a.py"])
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a driver")
+def test_without_a_gpu_what_needs_one_says_so_in_a_sentence(tmp_path: Path):
+    for name, given in (
+        ("gpu_beside", [str(tmp_path)]),
+        ("gpu_variants", [str(tmp_path)]),
+        ("gpu_chain_once", []),
+    ):
+        done = subprocess.run(
+            [sys.executable, str(BENCHMARKS / f"{name}.py"), *given],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1
+        assert "no NVIDIA driver was found" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
 def test_what_fails_and_what_does_not_fit_is_said(tmp_path: Path):
     kept = tmp_path / "suite.json"
     words = [str(BENCHMARKS / "gpu_suite.py"), str(tmp_path), "--device", "cpu", "--small"]
     words += ["--scratch", str(tmp_path / "scratch"), "--json", str(kept), "--budget", "30"]
-    words += ["--only", "device", "language", "steady", "--prepare-s", "0"]
+    words += ["--only", "device", "language", "steady", "--prepare-s", "0", "--pictures", "2000"]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     assert done.returncode == 1
     parts = json.loads(kept.read_text())["parts"]
@@ -129,4 +225,5 @@ def test_what_fails_and_what_does_not_fit_is_said(tmp_path: Path):
     # there is no tokenizer in that folder, so no model was written
     assert parts["language"]["failed"] == "exit code 1"
     assert "was not written in time" in parts["language"]["last_words"][-1]
-    assert parts["steady"]["left_out"].startswith("about 45 s were needed")
+    # 12 s, 5000 previews and 2000 pictures
+    assert parts["steady"]["left_out"].startswith("about 170 s were needed")

@@ -196,6 +196,78 @@ made.whole(what, steps=8, seed=1)
     assert count["cuMemcpyHtoDAsync"] == 2  # the CLIP vector; noise and latent together
 
 
+REPLAYED = """
+from pathlib import Path
+import os
+gpu = Gpu.open()
+class Capturable(Device):
+    capturable = CAPTURABLE
+made = Reconstruction(
+    *networks(lambda *given: Capturable(gpu, *given), 1, "float32"), given, arrays,
+    np.zeros((1, L, W), np.float32),
+)
+what, log = condition(), Path(os.environ["STAND_IN_LOG"])
+wanted = made.whole(what, steps=4, seed=0)
+for _ in range(3):
+    log.write_text("")
+    found = made.whole(what, steps=4, seed=0)
+    # the stand-in does the work while it is captured, and nothing when a graph is launched
+    assert np.array_equal(found.image, wanted.image)
+    calls = log.read_text().splitlines()
+    print(*(calls.count(name) for name in ("cuStreamBeginCapture", "cuGraphLaunch",
+          "cuLaunchKernel", "cuStreamSynchronize")))
+log.write_text("")
+made.whole(what, steps=8, seed=0)
+print(*(log.read_text().split().count(name) for name in ("cuStreamBeginCapture", "cuGraphLaunch")))
+made.close()
+print(log.read_text().split().count("cuGraphExecDestroy"))
+gpu.close()
+"""
+
+
+def test_engines_that_may_be_captured_become_two_graphs(
+    run: Callable[..., tuple[str, list[str]]],
+) -> None:
+    """All steps with the clean latent, and the picture; what comes before differs each time."""
+    out, _ = run(REPLAYED.replace("CAPTURABLE", "True"))
+    second, third, fourth, other_schedule, freed = out.splitlines()
+    begin = 2  # kernels before the first step: the start, and the CLIP vector
+    # two captures, each of which waits before; 4 steps of 2 kernels, the latent, the picture's
+    assert second == f"2 2 {begin + 4 * 2 + 1 + 1} 3"
+    assert third == fourth == f"0 2 {begin} 1"
+    assert other_schedule == "0 1"  # its first run is enqueued as it is, the picture is a graph
+    assert freed == "2"
+
+
+def test_engines_with_graphs_of_their_own_are_not_captured(
+    run: Callable[..., tuple[str, list[str]]],
+) -> None:
+    out, _ = run(REPLAYED.replace("CAPTURABLE", "False"))
+    *runs, other_schedule, freed = out.splitlines()
+    assert set(runs) == {"0 0 12 1"}
+    assert (other_schedule, freed) == ("0 0", "0")
+
+
+def test_a_caller_s_own_stream_is_used_and_destroyed(
+    run: Callable[..., tuple[str, list[str]]],
+) -> None:
+    """As `benchmarks/gpu_beside.py` runs the U-Net beside the language model."""
+    benchmarks = Path(__file__).resolve().parent.parent / "benchmarks"
+    code = f"""
+import sys
+sys.path.insert(0, {str(benchmarks)!r})
+from gpu_beside import of_priority
+gpu = Gpu.open(make_stream=of_priority)
+gpu.allocate((4,), "f4")
+gpu.wait()
+gpu.close()
+"""
+    _, calls = run(code)
+    count = Counter(calls)
+    assert count["cuStreamCreate"] == 0
+    assert count["cuStreamCreateWithPriority"] == count["cuStreamDestroy"] == 1
+
+
 def test_what_is_not_finite_is_told_with_its_step(
     run: Callable[..., tuple[str, list[str]]],
 ) -> None:

@@ -74,6 +74,46 @@ class Captured:
             self._executable = None
 
 
+class Replayed:
+    """Work that is enqueued as it is the first time, and as one CUDA graph from the second on.
+
+    The first run lets libraries allocate and choose kernels. Where the work cannot be captured it
+    is enqueued as it is for ever, and `why_not` says why.
+
+    Parameters
+    ----------
+    gpu : Gpu
+    work : callable
+        Enqueues the same on the stream of `gpu` every time, and does not wait.
+    """
+
+    def __init__(self, gpu: Gpu, work: Callable[[], None]) -> None:
+        self._gpu = gpu
+        self._work = work
+        self._ran = False
+        self._captured: Captured | None = None
+        self.why_not = ""
+
+    def launch(self) -> None:
+        """Enqueue it."""
+        if self._ran and not self._captured and not self.why_not:
+            try:
+                self._captured = Captured(self._gpu, self._work)
+            except DeviceError as exc:
+                self.why_not = str(exc)
+        if self._captured:
+            self._captured.launch()
+        else:
+            self._work()
+            self._ran = True
+
+    def close(self) -> None:
+        """Free the graph; may be called twice."""
+        if self._captured:
+            self._captured.close()
+            self._captured = None
+
+
 def _without_releases(graph: Any) -> int:
     """Take out calls of the host at the graph's end, and count what is left.
 
