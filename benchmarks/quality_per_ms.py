@@ -176,6 +176,7 @@ def main() -> int:
     if args.rounds < ROUNDS:
         parser.error(f"--rounds must be at least {ROUNDS}, for a 95th percentile needs so many")
     about = machine()
+    about["command"] = about["command"].replace(str(args.work), "DIR")
     if not (args.work / "trials").is_dir():
         write_scored_trials(args.work / "trials", args.trials)
     paths, refused = bundles(args.work, args.checkpoint)
