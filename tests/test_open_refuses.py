@@ -21,7 +21,7 @@ from typing import Any, cast
 import onnxruntime
 import pytest
 
-from scanside.runtime import Decoder, stages
+from scanside.runtime import Decoder, llama, stages
 from scanside.runtime.bundle import Bundle
 from scanside.runtime.engines import onnx_cuda_session, tensorrt, tensorrt_builder
 from scanside.runtime.engines.driver import Card, Driver
@@ -189,6 +189,40 @@ def test_memory_that_is_gone_meanwhile(refused: Callable[..., str]) -> None:
     assert said.startswith("stand-in has no room for ")
     assert "out of memory" in said
     assert "nvidia-smi" in said
+
+
+@pytest.mark.parametrize("device", ["cpu,language=cuda", "cpu,language=rtx"])
+def test_a_llama_cpp_without_a_gpu(refused: Callable[..., str], device: str) -> None:
+    name = device.rpartition("=")[2]
+    said = refused(device)
+    assert said.startswith(
+        f"device {name!r} was asked for language, but this llama.cpp is built without a GPU; write "
+        f"'{name},language=cpu', or run CMAKE_ARGS=-DGGML_CUDA=on pip install"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (b"load_tensors: offloaded 3/5 layers to GPU\n", "put 3 of 5 layers on the GPU"),
+        (b"load_tensors: nothing of the kind\n", "put nothing that it tells of on the GPU"),
+        (b"load_tensors: offloaded 5/5 layers to GPU\n", ""),
+    ],
+)
+def test_layers_of_the_language_model_that_stay_off_the_gpu(line: bytes, sentence: str) -> None:
+    """llama.cpp's own line is believed, not what was asked of it."""
+    bundle = Bundle.open("reference")
+    assert bundle.manifest.language
+    model = llama.LlamaModel(bundle.path(bundle.manifest.language.file))
+    llama._offloaded.clear()
+    llama._kept[0](2, line, None)  # as llama.cpp calls it, at the level of information
+    if not sentence:
+        model._check_offload()
+        model.close()
+        return
+    with pytest.raises(DeviceError, match=sentence) as told:
+        model._check_offload()
+    assert "'language=cpu'" in str(told.value)
 
 
 @dataclass(frozen=True)
