@@ -34,9 +34,9 @@ _MOST_LINE = 4096
 _MOST_HEADERS = 64
 _SEND_BUFFER = 1 << 17
 """Bytes that the kernel keeps for one subscriber, so that one who stops reading is noticed soon."""
-_RECEIVE_BUFFER = 1 << 12
-"""Bytes that the kernel takes from one before we look. One that floods fills it at once, and all of
-it is parsed before it is sent away."""
+_MOUTHFUL = 1 << 12
+"""Bytes of one that are parsed at a time; who parses holds the interpreter, and a volume waits."""
+_LATER_S = 0.005
 _NO_LINGER = struct.pack("ii", 1, 0)
 _NO_LOG = logging.getLogger("scanside.silent")
 _NO_LOG.addHandler(logging.NullHandler())
@@ -49,7 +49,7 @@ def open_door(address: Address) -> socket.socket:
     """A socket that listens; an InputError if the address is in use or not of this machine."""
     listening = listen(address, "'sink' ws", _BACKLOG)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _MOUTHFUL)
     listening.setblocking(False)
     return listening
 
@@ -77,9 +77,17 @@ def hurry(transport: asyncio.Transport, patience_s: float) -> None:
 
 
 class Connection(web.RequestHandler):
-    """One connection; counts what is no HTTP."""
+    """One connection; counts what is no HTTP, and takes what one says a mouthful at a time.
 
-    __slots__ = ("asked", "counts")
+    Attributes
+    ----------
+    asked : bool
+        There was a request, or what should have been one.
+    subscribed : bool
+        It is answered by a WebSocket, which counts what is said; until then no more is taken.
+    """
+
+    __slots__ = ("_rest", "asked", "counts", "subscribed")
 
     def __init__(self, server: web.Server, counts: Counter[str]) -> None:
         super().__init__(
@@ -90,11 +98,34 @@ class Connection(web.RequestHandler):
             max_line_size=_MOST_LINE,
             max_field_size=_MOST_LINE,
             max_headers=_MOST_HEADERS,
+            read_bufsize=_MOUTHFUL,
             logger=_NO_LOG,
             access_log=_NO_LOG,  # a request may hold the token
         )
         self.counts = counts
-        self.asked = False
+        self.asked = self.subscribed = False
+        self._rest = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the transport."""
+        self._rest += data
+        self._take()
+
+    def _take(self) -> None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            self._rest = b""
+        elif self.asked and not self.subscribed:
+            transport.pause_reading()
+            asyncio.get_running_loop().call_later(_LATER_S, self._take)
+        else:
+            mouthful, self._rest = self._rest[:_MOUTHFUL], self._rest[_MOUTHFUL:]
+            super().data_received(mouthful)
+            if self._rest:
+                transport.pause_reading()
+                asyncio.get_running_loop().call_soon(self._take)
+            else:
+                transport.resume_reading()
 
     def handle_error(self, *args: Any, **kwargs: Any) -> web.StreamResponse:
         """What cannot be understood."""

@@ -122,7 +122,7 @@ class FeedbackServer:
             return _refuse(403 if reason.startswith("foreign") else 401, reason)
         if request.method == "GET":
             if request.path == "/stream" and "Upgrade" in request.headers:
-                return await self._stream(request)
+                return await self._stream(request, protocol)
             if request.path == "/events":
                 return await self._events(request)
             if request.path == "/latest":
@@ -133,7 +133,7 @@ class FeedbackServer:
         self._counts["unknown request"] += 1
         return _refuse(404, "there are GET /stream, /events, /latest and /pictures")
 
-    async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _stream(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
         socket_ = web.WebSocketResponse(
             timeout=_PARTING_S,
             autoping=False,
@@ -142,6 +142,7 @@ class FeedbackServer:
             max_msg_size=_MOST_SAID,
         )
         await socket_.prepare(request)
+        connection.subscribed = True
         transport = _transport(request)
         box = self._subscribe(transport, pictures=request.query.get("pictures") == "1")
         writing = asyncio.create_task(_write(socket_, box))
