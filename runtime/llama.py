@@ -136,6 +136,8 @@ class LlamaModel:
         self.width = int(api.llama_model_n_embd_inp(self.pointer))
         self.vocabulary_size = int(api.llama_vocab_n_tokens(self.vocabulary))
         self.size_bytes = int(api.llama_model_size(self.pointer))
+        self._pieces: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
 
     def _check_offload(self) -> None:
         """DeviceError unless llama.cpp said that every layer lies on the GPU."""
@@ -186,7 +188,9 @@ class LlamaModel:
 
     def ends(self, token: int) -> bool:
         """Whether a token ends a text."""
-        return bool(self.api.llama_vocab_is_eog(self.vocabulary, token))
+        if token not in self._ends:
+            self._ends[token] = bool(self.api.llama_vocab_is_eog(self.vocabulary, token))
+        return self._ends[token]
 
     def is_control(self, token: int) -> bool:
         """Whether a token steers the model and stands for no text."""
@@ -220,6 +224,11 @@ class LlamaModel:
 
     def piece(self, token: int) -> bytes:
         """Bytes of a token; special tokens have none. A character may span several tokens."""
+        if token not in self._pieces:
+            self._pieces[token] = self._read_piece(token)
+        return self._pieces[token]
+
+    def _read_piece(self, token: int) -> bytes:
         buffer = ctypes.create_string_buffer(256)
         length = self.api.llama_token_to_piece(self.vocabulary, token, buffer, 256, 0, False)
         if length < 0:

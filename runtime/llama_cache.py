@@ -93,6 +93,8 @@ class LlamaCache:
         self._free.atexit = False
         model.caches.add(self)
         self._memory = self._api.llama_get_memory(self._context)
+        self._logits_at = 0
+        self._logits = np.empty(0, np.float32)
         self._batches = [_Batch(self._api, number, context) for number in range(sequences)]
 
     def close(self) -> None:
@@ -138,7 +140,11 @@ class LlamaCache:
         pointer = self._api.llama_get_logits_ith(self._context, -1)
         if not pointer:
             raise ScansideError("llama.cpp has no logits; add tokens before reading them")
-        return np.ctypeslib.as_array(pointer, (self.model.vocabulary_size,))
+        address = ctypes.addressof(pointer.contents)
+        if address != self._logits_at:  # seldom; making a view costs as much as choosing from it
+            self._logits_at = address
+            self._logits = np.ctypeslib.as_array(pointer, (self.model.vocabulary_size,))
+        return self._logits
 
     def fork(self, source: int, target: int) -> None:
         """Make a sequence a copy of another one, sharing what is computed."""
@@ -182,7 +188,10 @@ class _Batch:
         return struct
 
     def _filled(self, count: int, position: int) -> Any:
-        self._positions[:count] = np.arange(position, position + count)
+        if count == 1:
+            self._positions[0] = position
+        else:
+            self._positions[:count] = np.arange(position, position + count)
         ctypes.memset(self._wants_logits, 0, count)
         self._struct.n_tokens = count
         return self._struct
