@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from scanside.runtime.realtime.beta_scale import BetaScale
 from scanside.runtime.realtime.calm_blas import calm_blas
 from scanside.runtime.realtime.confidence import Confidence, signal_share
 from scanside.runtime.realtime.frame import Frame
+from scanside.runtime.realtime.frozen_garbage import frozen_garbage
 from scanside.runtime.realtime.journal import Journal
 from scanside.runtime.realtime.live_markers import LslMarkers
 from scanside.runtime.realtime.locked_memory import locked_memory, may_lock
@@ -264,6 +266,17 @@ def test_blas_keeps_to_one_thread_meanwhile():
         with calm_blas():
             assert threads() == 1
         assert threads() == before == 2
+
+
+def test_what_was_there_before_a_run_is_not_looked_through_meanwhile():
+    with frozen_garbage():
+        assert gc.get_freeze_count() > 10_000
+        assert len(gc.get_objects()) < 1_000
+        cycle: list[object] = []
+        cycle.append(cycle)
+        del cycle
+        assert gc.collect() >= 1  # what the run makes is still collected
+    assert gc.get_freeze_count() == 0
 
 
 def test_memory_is_locked_where_that_is_allowed():

@@ -19,6 +19,7 @@ from .answering import Answering
 from .arrivals import Arrivals
 from .beta_scale import BetaScale
 from .calm_blas import calm_blas
+from .frozen_garbage import frozen_garbage
 from .locked_memory import locked_memory
 from .memory import Memory
 from .run_folder import ANSWERS, RunFolder
@@ -171,7 +172,7 @@ class Run:
         """
         session = self.session
         try:
-            with locked_memory() as self.locked, calm_blas():
+            with locked_memory() as self.locked, calm_blas(), frozen_garbage():
                 while not session.ending:
                     session.step()
                     if show:
