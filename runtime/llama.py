@@ -45,7 +45,7 @@ def llama_cpp() -> Any:
         told = _OFFLOADED.search(text.decode(errors="replace"))
         if told:
             _offloaded.append((int(told[1]), int(told[2])))
-        if level in (2, 3):  # warning, error
+        if level in (3, 4):  # warning, error
             _log.append(text.decode(errors="replace").strip())
 
     callback = binding.llama_log_callback(remember)
