@@ -10,7 +10,9 @@ Four parts, each checked before anything is written down:
 - kills: `kill -9` at random moments of a live run, begun again until it is over. The answers must
   be those of a run that was left alone;
 - hours: volumes of four hours in runs of forty minutes, played as fast as they are taken. The last
-  run may take no more memory than the first, nor its end more than its beginning, within 2 %.
+  run may take no more memory than the second, nor its end more than its beginning, within 2 %. The
+  first takes less: when it ends, large arrays are freed for the first time, and malloc keeps such
+  memory from then on. What it keeps is told too.
 - latency: runs of 200 volumes on two grids, twice as fast as real, every answer with preview,
   caption and image within a deadline of one TR. No deadline may be missed.
 
@@ -292,9 +294,10 @@ class Endless:
 
 def hours_part(decoder: Decoder, folder: Path, volumes: int) -> dict[str, Any]:
     """Resident memory over runs of forty minutes, one after another in one process."""
+    check(volumes >= 2 * RUN_VOLUMES, f"'hours' compares runs: play {2 * RUN_VOLUMES} volumes")
     simulated = SimulatedRun(SMALL)
     held = list(simulated.volumes())
-    length = min(RUN_VOLUMES, volumes)
+    length = RUN_VOLUMES
     events = folder / "long_events.tsv"
     rows = [f"{onset:.1f}\t3\tscene" for onset in np.arange(3.0, (length - 4) * TR_S, 12.3)]
     events.write_text("\n".join(["onset\tduration\ttrial_type", *rows]) + "\n")
@@ -320,18 +323,19 @@ def hours_part(decoder: Decoder, folder: Path, volumes: int) -> dict[str, Any]:
         check(summary["volumes"]["received"] == length, "volumes were lost")
         answered += summary["answers"]["answered"]
         del run  # the next one begins when this one is gone, as it does in a process of its own
-    early, late = (max(run_kb[length // 5 :]) for run_kb in (kilobytes[0], kilobytes[-1]))
+    most = [max(run_kb[length // 5 :]) for run_kb in kilobytes]
     within = kilobytes[-1][-1] / kilobytes[-1][length // 5] - 1
-    grown = late / early - 1
+    grown = most[-1] / most[1] - 1
     check(max(grown, within) < 0.02, f"memory grew by {100 * max(grown, within):.1f} %")
     return {
         "volumes": len(kilobytes) * length,
         "hours": round(len(kilobytes) * length * TR_S / 3600, 2),
         "runs": len(kilobytes),
         "answers": answered,
-        "resident_mb": {"first_run": round(early / 1e3, 1), "last_run": round(late / 1e3, 1)},
+        "resident_mb": [round(kb / 1e3, 1) for kb in most],
         "grown_percent": {
-            "from_first_to_last_run": round(100 * grown, 2),
+            "from_first_to_second_run": round(100 * (most[1] / most[0] - 1), 2),
+            "from_second_to_last_run": round(100 * grown, 2),
             "within_the_last_run": round(100 * within, 2),
         },
         "latency_ms": summary["latency_ms"],
