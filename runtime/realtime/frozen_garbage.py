@@ -15,8 +15,7 @@ from contextlib import contextmanager
 @contextmanager
 def frozen_garbage() -> Generator[None]:
     """Collections in this process look only at what has been made since, meanwhile."""
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # without a collection before: it would cost the first volume what it is to save
     try:
         yield
     finally:
