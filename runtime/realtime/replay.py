@@ -105,6 +105,12 @@ class Playing:
             the plan), and last `done` (`files`, `seconds`, `faults`). Over a network `file` is
             `volume` and has no file.
         """
+        try:
+            yield from self._play()
+        finally:
+            self._volumes.close()
+
+    def _play(self) -> Iterator[Telling]:
         for truth in self._plan.truths:
             yield {
                 "event": "fault",
@@ -231,6 +237,11 @@ class _Volumes:
             self._held.pop(self._next - _HELD_VOLUMES, None)
             self._next += 1
         return self._held[number]
+
+    def close(self) -> None:
+        """Close the file; what is asked for later opens it again."""
+        self._reading.close()
+        self._restart()
 
     def _restart(self) -> None:
         self._reading = self._run.read()
