@@ -134,7 +134,8 @@ def test_no_precision_is_asked_for_but_in_the_graph() -> None:
 
 def test_bindings_without_their_libraries_say_what_to_install() -> None:
     """Which is what the package index gives."""
-    with pytest.raises(MissingExtraError, match=r"TensorRT is not .*whole \(lib.*pip install tensorrt,"):
+    said = r"TensorRT is not .*whole \(lib.*pip install tensorrt,"
+    with pytest.raises(MissingExtraError, match=said):
         library("tensorrt")
 
 
