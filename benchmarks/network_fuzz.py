@@ -40,7 +40,7 @@ from scanside.runtime.realtime.zmq_sender import ZmqSender
 from scanside.runtime.realtime.zmq_source import ZmqSource
 
 _PACE_S = 1.0
-_LAST = b"hello, that was all"
+_GREETING = b"hello, are you there?"
 
 
 def fuzz_zmq(count: int, seed: int = 0) -> dict[str, int]:
@@ -54,6 +54,7 @@ def fuzz_zmq(count: int, seed: int = 0) -> dict[str, int]:
     pair.linger, pair.sndtimeo = 0, int(WAIT_S * 1e3)
     try:
         pair.connect(f"tcp://{address}")
+        _wait_for_echo(pair, source)  # the one place of a PAIR is ours, not that of who hangs up next
         for turn in range(count):
             parts = [changed(header, rng), body]
             match turn % 4:
@@ -72,9 +73,7 @@ def fuzz_zmq(count: int, seed: int = 0) -> dict[str, int]:
                 pair.recv()
             if turn % 64 == 0:
                 source.poll(0.0)
-        pair.send(_LAST)
-        while not (pair.poll(20) and pair.recv() == _LAST):  # all that went before is through
-            source.poll(0.0)
+        _wait_for_echo(pair, source)
         pair.close()
         return _goes_on(source, lambda: ZmqSender(address), count)
     finally:
@@ -192,6 +191,22 @@ def _goes_on(source: Any, sender: Callable[[], Any], count: int) -> dict[str, in
     if not taken:
         raise AssertionError("no volume was taken after what was malformed")
     return {"sent": count, "refused": sum(source.refused.values())}
+
+
+def _wait_for_echo(pair: Any, source: ZmqSource) -> None:
+    """Until a greeting is answered: we are connected, and all that went before is through.
+
+    It is said again and again: while answers that nobody fetched fill the queue, the source drops one
+    rather than wait for a sender.
+    """
+    deadline_s = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline_s:
+        pair.send(_GREETING)
+        while pair.poll(20):
+            if pair.recv() == _GREETING:
+                return
+        source.poll(0.0)
+    raise AssertionError("no greeting was answered")
 
 
 def _resident_bytes() -> int:
