@@ -54,7 +54,7 @@ def fuzz_zmq(count: int, seed: int = 0) -> dict[str, int]:
     pair.linger, pair.sndtimeo = 0, int(WAIT_S * 1e3)
     try:
         pair.connect(f"tcp://{address}")
-        _wait_for_echo(pair, source)  # the one place of a PAIR is ours, not that of who hangs up next
+        _wait_for_echo(pair, source)  # the one place of a PAIR is ours, not a garbler's
         for turn in range(count):
             parts = [changed(header, rng), body]
             match turn % 4:
@@ -196,8 +196,8 @@ def _goes_on(source: Any, sender: Callable[[], Any], count: int) -> dict[str, in
 def _wait_for_echo(pair: Any, source: ZmqSource) -> None:
     """Until a greeting is answered: we are connected, and all that went before is through.
 
-    It is said again and again: while answers that nobody fetched fill the queue, the source drops one
-    rather than wait for a sender.
+    It is said again and again: while answers that nobody fetched fill the queue, the source drops
+    one rather than wait for a sender.
     """
     deadline_s = time.monotonic() + WAIT_S
     while time.monotonic() < deadline_s:
