@@ -41,6 +41,7 @@ def main() -> int:
     parser.add_argument("checkpoint")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--quantize", default="f16")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     about, checkpoint, writing_mib = machine(), args.checkpoint, 0.0
@@ -52,6 +53,7 @@ def main() -> int:
         checkpoint = str(path)
     bundle = args.folder / "bundle"
     words = ["export", checkpoint, str(bundle), "--precision", args.precision]
+    words += ["--quantize", args.quantize]
     seconds, peak = child("-c", EXPORT, *words)
     manifest = json.loads((bundle / "manifest.json").read_text())
     result = {
@@ -59,6 +61,7 @@ def main() -> int:
         **about,
         "checkpoint": args.checkpoint,
         "precision": args.precision,
+        "quantization": args.quantize,
         "peak_mib": round(peak, 1),
         "writing_random_weights_mib": round(writing_mib, 1),
         "seconds": round(seconds, 1),
