@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import aiohttp.web
 import numpy as np
 import pytest
 
@@ -254,6 +255,24 @@ def test_garbage_floods_and_foreigners_are_sent_away_and_counted(serve, said: by
 
     run(client)
     assert served.close().trouble is None
+
+
+def test_of_a_flood_little_is_parsed_before_it_is_noticed(serve, monkeypatch):
+    parsed: list[int] = []
+    take = aiohttp.web.RequestHandler.data_received
+
+    def overhear(handler: aiohttp.web.RequestHandler, data: bytes) -> None:
+        parsed.append(len(data))
+        take(handler, data)
+
+    monkeypatch.setattr(aiohttp.web.RequestHandler, "data_received", overhear)
+    served = serve()
+    rude = served.rude(UPGRADE.encode() + frame(b"", 9) * 5000)
+    assert served.counted("flooding")
+    rude.close()
+    assert parsed[0] == len(UPGRADE)
+    assert sum(parsed[1:]) < 1000
+    served.close()
 
 
 def _send_until_refused(connection: socket.socket) -> None:

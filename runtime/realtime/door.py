@@ -36,6 +36,10 @@ _SEND_BUFFER = 1 << 17
 """Bytes that the kernel keeps for one subscriber, so that one who stops reading is noticed soon."""
 _MOUTHFUL = 1 << 12
 """Bytes of one that are parsed at a time; who parses holds the interpreter, and a volume waits."""
+_SIP = 64
+"""The same of a subscriber, who may say little: a flood is noticed after some frames of six bytes,
+and what was parsed before that is no work for Python's collector."""
+_END_OF_HEAD = b"\r\n\r\n"
 _LATER_S = 0.005
 _NO_LINGER = struct.pack("ii", 1, 0)
 _NO_LOG = logging.getLogger("scanside.silent")
@@ -119,11 +123,16 @@ class Connection(web.RequestHandler):
             transport.pause_reading()
             asyncio.get_running_loop().call_later(_LATER_S, self._take)
         else:
-            mouthful, self._rest = self._rest[:_MOUTHFUL], self._rest[_MOUTHFUL:]
+            size = _SIP if self.subscribed else _MOUTHFUL
+            head = -1 if self.subscribed else self._rest.find(_END_OF_HEAD, 0, size)
+            if head >= 0:  # what comes after a request is for whoever answers it
+                size = head + len(_END_OF_HEAD)
+            mouthful, self._rest = self._rest[:size], self._rest[size:]
             super().data_received(mouthful)
             if self._rest:
                 transport.pause_reading()
-                asyncio.get_running_loop().call_soon(self._take)
+                later_s = _LATER_S if head >= 0 else 0.0
+                asyncio.get_running_loop().call_later(later_s, self._take)
             else:
                 transport.resume_reading()
 
