@@ -1,13 +1,14 @@
 """Does int8 pay on this CPU, and what does it cost in accuracy?
 
     python benchmarks/eight_bits.py --json benchmarks/results/eight_bits.json
-    python benchmarks/eight_bits.py reference:encoder reference:unet BUNDLE:encoder
+    python benchmarks/eight_bits.py BUNDLE:encoder --checkpoint CHECKPOINT   # beside PyTorch, too
 
 Takes the float32 graphs of bundles as they are, puts their products with weights in 8 bits as
 `scanside export --precision int8` does, and lets both run in turn on the same inputs: the golden
 volume's tokens, and a step of the U-Net on its noise. The float32 graph is entered twice, so that
 it is known which ratio means nothing. On a busy machine `--clock cpu --threads 1` counts the
-processor's time instead of the wall's.
+processor's time instead of the wall's. With the checkpoint that a bundle was made from, PyTorch's
+eager encoder takes its turn, too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,14 @@ STAGES = ("encoder", "unet")
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 Json = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
+Work = Callable[[], Mapping[str, NDArray[Any]]]
+RATIOS = {
+    "times_as_fast": ("fp32", "int8"),
+    "fp32 beside PyTorch": ("PyTorch", "fp32"),
+    "int8 beside PyTorch": ("PyTorch", "int8"),
+}
+PAUSE_S = 0.02
+"""For a thread pool may spin a little after its work."""
 
 
 def stage_file(bundle: Bundle, stage: str) -> Path:
@@ -86,6 +96,20 @@ def size_mib(graph: Path) -> float:
     return round(sum(file.stat().st_size for file in files) / 2**20, 2)
 
 
+def eager(checkpoint: Path, tokens: NDArray[Any], threads: int) -> Work:
+    """PyTorch's encoder of the same checkpoint, as its user would call it."""
+    import torch
+    from peer_torch import TorchEncoder
+
+    torch.set_num_threads(threads)
+    return partial(TorchEncoder(checkpoint), np.ascontiguousarray(tokens, np.float32))
+
+
+def difference(truth: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> float:
+    """Largest, over an output's largest value."""
+    return max(float(np.abs(found[k] - v).max() / np.abs(v).max()) for k, v in truth.items())
+
+
 def measured(what: str, args: argparse.Namespace) -> Json:
     """One row: how much faster, how much smaller, how far off."""
     where, _, stage = what.rpartition(":")
@@ -97,26 +121,37 @@ def measured(what: str, args: argparse.Namespace) -> Json:
             name: OnnxEngine(stage, path, args.threads)
             for name, path in (("fp32", graph), ("int8", small))
         }
-        engines["again"] = engines["fp32"]
         feeds = inputs(bundle, stage, engines["fp32"])
-        seconds: dict[str, list[float]] = {name: [] for name in engines}
+        work: dict[str, Work] = {name: partial(one.run, feeds) for name, one in engines.items()}
+        work["again"] = work["fp32"]
+        if args.checkpoint and stage == "encoder":
+            work["PyTorch"] = eager(args.checkpoint, feeds["tokens"], args.threads)
+        seconds: dict[str, list[float]] = {name: [] for name in work}
         for turn in range(-3, args.runs):
-            for name, engine in engines.items():
+            for name, once in work.items():
                 began = clock()
-                engine.run(feeds)
+                once()
                 if turn >= 0:
                     seconds[name].append(clock() - began)
-        plain, rounded = (engines[name].run(feeds) for name in ("fp32", "int8"))
+                time.sleep(PAUSE_S)
+        plain, rounded = work["fp32"](), work["int8"]()
+        if "PyTorch" in work:
+            off = difference(work["PyTorch"](), plain)
+            if off > 1e-4:
+                raise SystemExit(f"{args.checkpoint} is not what {where} was made from: {off:.1e}")
         mib = {"fp32": size_mib(graph), "int8": size_mib(small)}
-    ratio = compared(seconds["fp32"], seconds["int8"], noise_of(seconds["fp32"], seconds["again"]))
-    off = max(float(np.abs(rounded[k] - v).max() / np.abs(v).max()) for k, v in plain.items())
+    noise = noise_of(seconds["fp32"], seconds["again"])
+    ratios = {
+        name: found.as_dict()
+        for name, (slow, fast) in RATIOS.items()
+        if slow in seconds and (found := compared(seconds[slow], seconds[fast], noise))
+    }
     return {
-        "bundle": Path(where).name,
+        "bundle": where if where == "reference" else bundle.manifest.name,
         "stage": stage,
-        "fp32 ms": percentiles_ms(seconds["fp32"]),
-        "int8 ms": percentiles_ms(seconds["int8"]),
-        "times_as_fast": None if ratio is None else ratio.as_dict(),
-        "largest_difference": round(off, 5),
+        **{f"{name} ms": percentiles_ms(seconds[name]) for name in seconds if name != "again"},
+        **ratios,
+        "largest_difference": round(difference(plain, rounded), 5),
         "fp32 MiB": mib["fp32"],
         "int8 MiB": mib["int8"],
     }
@@ -128,6 +163,7 @@ def main() -> int:
     parser.add_argument(
         "what", nargs="*", default=[f"reference:{stage}" for stage in STAGES], help="BUNDLE:STAGE"
     )
+    parser.add_argument("--checkpoint", type=Path, help="that the bundles were made from")
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")

@@ -97,16 +97,26 @@ class Geometry:
         cubes = np.stack(np.unravel_index(self.active, self.cube_grid), axis=-1)
         return (cubes * self.cube - np.array(self.pad_front)).astype(np.int32)
 
-    @cached_property
+    @property
     def voxels(self) -> NDArray[np.int64]:
-        """(N, C, 3) grid voxel of every token element; outside the grid where it is padding."""
+        """(N, C, 3) grid voxel of every token element; outside the grid where it is padding.
+
+        Made anew at each call: it is the largest array about a geometry, and seldom wanted twice.
+        """
+        return self.voxels_of(0, self.active.size)
+
+    def voxels_of(self, first: int, end: int) -> NDArray[np.int64]:
+        """(n, C, 3) grid voxel of every element of the tokens from `first` to before `end`."""
         inside = np.stack(np.unravel_index(np.arange(self.cube**3), (self.cube,) * 3), axis=-1)
-        return self.corners[:, None].astype(np.int64) + inside[None]
+        return self.corners[first:end, None].astype(np.int64) + inside[None]
 
     @cached_property
     def in_grid(self) -> NDArray[np.bool_]:
         """(N, C) False where a token element is padding."""
-        return np.all((self.voxels >= 0) & (self.voxels < self.grid), axis=-1)
+        along = self.corners[:, :, None] + np.arange(self.cube, dtype=np.int32)  # (N, 3, cube)
+        x, y, z = np.moveaxis((along >= 0) & (along < np.array(self.grid)[:, None]), 1, 0)
+        inside = x[:, :, None, None] & y[:, None, :, None] & z[:, None, None, :]
+        return inside.reshape(self.shape)
 
 
 def _whole(name: str, sizes: Sequence[int]) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from .manifest import EncoderSpec
 from .volume import Volume
 
 Matrix = NDArray[np.float64]
+_VOXELS = 1 << 12
+"""Voxels that are looked at together."""
 
 
 class Preprocessor:
@@ -97,7 +99,6 @@ class Preprocessor:
         masked = statistics.get("inv_std")
         self.live = self.geometry.in_grid & (True if masked is None else masked != 0)
         """(N, C) elements of the tokens that are voxels of the grid and not masked."""
-        self._voxels = self.geometry.voxels[self.geometry.in_grid]  # (V, 3)
         self._last: tuple[tuple[int, ...], bytes, Matrix] | None = None
 
     def tokens(self, volume: Volume, *, normalised: bool = True) -> NDArray[np.float32]:
@@ -161,17 +162,25 @@ class Preprocessor:
     def _check_overlap(self, volume: Volume) -> None:
         matrix = np.linalg.inv(volume.affine) @ self._affine
         last = np.array(volume.data.shape) - 0.5
-        for first in range(0, len(self._voxels), 1 << 12):  # mostly the first few settle it
-            voxels = self._voxels[first : first + (1 << 12)]
+        for voxels in self._voxels():  # mostly the first few settle it
             points = voxels @ matrix[:3, :3].T + matrix[:3, 3]
             if ((points >= -0.5) & (points <= last)).all(axis=1).any():
                 return
         centre = volume.affine @ [*((np.array(volume.data.shape) - 1) / 2), 1]
-        wanted = self._affine @ [*self._voxels.mean(axis=0), 1]
+        wanted = self._affine @ [*np.concatenate(list(self._voxels())).mean(axis=0), 1]
         raise InputError(
             f"{volume.name}: its field of view, centred at {_mm(centre)}, does not "
             f"overlap what the model reads, centred at {_mm(wanted)}; check its affine"
         )
+
+    def _voxels(self) -> Iterator[NDArray[np.int64]]:
+        """Voxels of the grid that the encoder reads, (V, 3), a few thousand at a time: all of them
+        would be more memory than the encoder.
+        """
+        geometry, at_a_time = self.geometry, max(1, _VOXELS // self.geometry.shape[1])
+        for first in range(0, geometry.shape[0], at_a_time):
+            end = first + at_a_time
+            yield geometry.voxels_of(first, end)[geometry.in_grid[first:end]]
 
 
 def oriented(volume: Volume, orientation: NDArray[Any]) -> tuple[Matrix, tuple[int, ...]]:

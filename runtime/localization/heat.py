@@ -7,6 +7,7 @@ the cubes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,10 +42,6 @@ class CubeMap:
         self._live = live
         self._resample = Resampler(geometry, impl="cpu", threads=threads)
         self._matrix = _cubes_of_voxels(geometry)
-        share = self._at_voxels(np.ones(len(geometry.active), np.float32))
-        self._weight = (1 / np.maximum(share, _LEAST)).astype(np.float32)
-        x, y, z = geometry.voxels[live].T
-        self._where = x, y, z
 
     def tokens(self, values: Floats) -> Floats:
         """Interpolated values, (N,) -> (N, C), for every element of the encoder's tokens."""
@@ -53,14 +50,28 @@ class CubeMap:
     def grid(self, values: Floats) -> Floats:
         """Interpolated values, (N,) -> (X, Y, Z), on the model grid."""
         out = np.zeros(self.geometry.grid, np.float32)
-        out[self._where] = self.tokens(values)[self._live]
+        out.flat[self._where] = self.tokens(values)[self._live]
         return out
 
     def tokens_of(self, grid: Floats) -> Floats:
         """A map on the model grid, (X, Y, Z), as this encoder's tokens (N, C)."""
         out = np.zeros(self.geometry.shape, np.float32)
-        out[self._live] = grid[self._where]
+        out[self._live] = grid.ravel()[self._where]
         return out
+
+    @cached_property
+    def _weight(self) -> Floats:
+        """(N, C) one over the share of a voxel's neighbours that are active. Made for the first
+        map, as `_where` is: who asks for none does not pay for them.
+        """
+        share = self._at_voxels(np.ones(len(self.geometry.active), np.float32))
+        return (1 / np.maximum(share, _LEAST)).astype(np.float32)
+
+    @cached_property
+    def _where(self) -> NDArray[np.intp]:
+        """(V,) flat indices of the live voxels into the model grid."""
+        x, y, z = self.geometry.voxels[self._live].T
+        return np.ravel_multi_index((x, y, z), self.geometry.grid)
 
     def _at_voxels(self, values: Floats) -> Floats:
         cubes = np.zeros(self.geometry.cube_grid, np.float32)
