@@ -34,6 +34,17 @@ def test_voxels_are_those_of_a_padded_volume_cut_into_cubes(pad: str, before: tu
     assert (found == expected).all()
 
 
+@pytest.mark.parametrize("pad", ["back", "front", "both"])
+def test_voxels_come_in_parts_too_and_lie_in_the_grid_where_in_grid_says(pad: str):
+    geometry = Geometry(grid=(8, 10, 7), cube=3, active=np.array([35, 0, 17, 4, 23]), pad=pad)
+    parts = [geometry.voxels_of(first, first + 2) for first in (0, 2, 4)]
+    assert [len(part) for part in parts] == [2, 2, 1]
+    assert (np.concatenate(parts) == geometry.voxels).all()
+    lies = ((geometry.voxels >= 0) & (geometry.voxels < geometry.grid)).all(axis=-1)
+    assert (geometry.in_grid == lies).all()
+    assert not lies.all()
+
+
 def test_active_cubes_come_in_the_order_of_the_list():
     geometry = Geometry(grid=(4, 4, 4), cube=2, active=np.array([7, 0]))
     assert geometry.voxels[:, 0].tolist() == [[2, 2, 2], [0, 0, 0]]

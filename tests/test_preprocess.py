@@ -1,6 +1,7 @@
 """From a volume's place in the world to tokens."""
 
 import itertools
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,19 @@ def test_golden_volume_gives_the_golden_tokens(bundle: Bundle):
     tokens = preprocessor(bundle).tokens(load_volume(bundle.path(golden.volume)))
     # made at export by torch's interpolate, in float32
     assert tokens == pytest.approx(bundle.arrays(golden.outputs)["tokens"][0], abs=1e-4)
+
+
+def test_only_numbers_of_the_encoder_are_kept_of_each_element():
+    bundle = Bundle.open("reference")  # large enough that nothing else counts
+    elements = int(np.prod(bundle.manifest.encoder.inputs["tokens"].shape))
+    preprocessor(bundle)  # what is imported and remembered once does not count
+    tracemalloc.start()
+    make = preprocessor(bundle)
+    tokens = make.tokens(load_volume(bundle.path(bundle.manifest.golden.volume)))
+    held = tracemalloc.get_traced_memory()[0] - tokens.nbytes
+    tracemalloc.stop()
+    # mean and inv_std in float32 and two masks; where an element lies would be 24 bytes more
+    assert held < 12 * elements
 
 
 @pytest.mark.parametrize("mapping", ["resize", "affine"])

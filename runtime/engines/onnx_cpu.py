@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BundleError, MissingExtraError
+from ..errors import BundleError, InputError, MissingExtraError
 from ..manifest import TensorSpec
 
 _ONNX_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
@@ -49,20 +49,23 @@ class OnnxEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.stage = stage
         try:
-            self._session = ort.InferenceSession(path, options, providers=[self.provider])
+            self._session: Any = ort.InferenceSession(path, options, providers=[self.provider])
         except Exception as exc:  # onnxruntime's errors share no base of their own
             raise BundleError(_refused(stage, path, ort.__version__, first_line(exc))) from exc
         self.inputs, self.outputs = contract_of(self._session)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name for inputs by name."""
+        if self._session is None:
+            raise InputError(f"the {self.stage} graph is closed; open the bundle again")
         names = list(self.outputs)
         given = {name: np.asarray(v, self.inputs[name].dtype) for name, v in feeds.items()}
         found = self._session.run(names, given)
         return {name: single(values) for name, values in zip(names, found, strict=True)}
 
     def close(self) -> None:
-        """Nothing is held that Python does not free by itself."""
+        """Let go of the graph, though who holds this engine, or a closed decoder, does not."""
+        self._session = None
 
 
 def _refused(stage: str, path: Path, version: str, said: str) -> str:

@@ -71,7 +71,7 @@ class CubeMap:
     def _where(self) -> NDArray[np.intp]:
         """(V,) flat indices of the live voxels into the model grid."""
         x, y, z = self.geometry.voxels[self._live].T
-        return np.ravel_multi_index((x, y, z), self.geometry.grid)
+        return np.asarray(np.ravel_multi_index((x, y, z), self.geometry.grid))
 
     def _at_voxels(self, values: Floats) -> Floats:
         cubes = np.zeros(self.geometry.cube_grid, np.float32)

@@ -144,6 +144,8 @@ class Localizer:
                 if member.encoder:
                     warm(member.encoder)
                 warm(member.localizer)
+        # a map is drawn when it is looked at, from tables that the first one makes
+        self.fused([np.zeros(len(one.cubes.geometry.active), np.float32) for one in self.members])
 
     def close(self) -> None:
         """Free what the further encoders hold on a GPU; may be called twice."""
