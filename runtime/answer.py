@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .errors import InputError
+from .log_probs import LogProbs
 from .result import TokenScore
 from .sampling import TokenChooser
 from .text_stream import TextStream
@@ -62,8 +62,7 @@ class Answer:
         self._stream = TextStream(ends.stop, whole_words=ends.deadline is not None)
         self.tokens: list[int] = []
         """Ids chosen so far, the end token included."""
-        self.log_probs: list[float] = []
-        """Natural log-probability of each of `tokens`, whatever they were drawn from."""
+        self._log_probs = LogProbs(self._model.vocabulary_size)
         self.finish = ""
         """Why it ended: end, stop (a stop string), length, context, or deadline."""
         self.first_token_s = float("nan")
@@ -85,31 +84,32 @@ class Answer:
             yield rest
 
     def _grow(self, began: float) -> Iterator[str]:
-        edition = self._branch.edition
+        branch, model = self._branch, self._model
+        edition = branch.edition
         while True:
             token = self._choose()
             if len(self.tokens) == 1:
                 self.first_token_s = time.perf_counter() - began
-            text = self._stream.push(b"" if self._model.ends(token) else self._model.piece(token))
-            self.finish = self._reason(token)
+            ends = model.ends(token)
+            text = self._stream.push(b"" if ends else model.piece(token))
+            self.finish = "end" if ends else self._reason()
             if text:
                 yield text
             if self.finish:
                 return
-            if self._branch.edition != edition:
+            if branch.edition != edition:
                 raise InputError("this answer cannot go on: another one has begun in its place")
-            self._branch.append(token)
+            branch.append(token)
 
     def _choose(self) -> int:
         logits = self._branch.logits()
-        token = self._chooser.choose(logits)
+        likeliest = int(logits.argmax())
+        token = self._chooser.choose(logits, likeliest)
         self.tokens.append(token)
-        self.log_probs.append(_log_prob(logits, token))
+        self._log_probs.add(logits, likeliest, token)
         return token
 
-    def _reason(self, token: int) -> str:
-        if self._model.ends(token):
-            return "end"
+    def _reason(self) -> str:
         if self._stream.stopped:
             return "stop"
         if len(self.tokens) >= self._ends.limit:
@@ -144,6 +144,11 @@ class Answer:
         return (self.total_s - self.first_token_s) / max(len(self.tokens) - 1, 1)
 
     @property
+    def log_probs(self) -> list[float]:
+        """Natural log-probability of each of `tokens`, whatever they were drawn from."""
+        return self._log_probs.values
+
+    @property
     def mean_log_prob(self) -> float | None:
         """Mean natural log-probability of the tokens, a measure of the model's confidence; None
         when a deadline came before the first.
@@ -155,13 +160,3 @@ class Answer:
         """Every token with its log-probability."""
         pieces = (self._model.piece(t).decode(errors="replace") for t in self.tokens)
         return tuple(map(TokenScore, pieces, self.log_probs))
-
-
-def _log_prob(logits: NDArray[np.float32], token: int) -> float:
-    largest = logits.max()
-    value = float(logits[token] - largest - np.log(np.exp(logits - largest).sum()))
-    if not np.isfinite(value):
-        raise InputError(
-            "the language model's answer to this volume is not finite; check the volume's units"
-        )
-    return value

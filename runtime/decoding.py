@@ -187,7 +187,8 @@ class Decoding:
             if self._stopped.is_set():
                 answer.hurry()
         self._clock.add("language", answer.total_s)
-        if answer.mean_log_prob is None:
+        sure = answer.mean_log_prob
+        if sure is None:
             return
         if "language_first_token" not in self._clock.latency_ms:
             before = self._clock.latency_ms["language"] / 1e3 - answer.total_s
@@ -195,7 +196,7 @@ class Decoding:
         self._costs.learn("token", answer.token_s)
         if answer.finish != "deadline" or answer.total_s > self._costs.of(f"text {task}"):
             self._costs.learn(f"text {task}", answer.total_s)  # a text that was cut costs more
-        self._result.log_prob[name] = answer.mean_log_prob
+        self._result.log_prob[name] = sure
         if self._request.token_log_probs:
             self._result.token_log_probs[name] = answer.scores
 

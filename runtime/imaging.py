@@ -240,6 +240,8 @@ class Imaging:
     def _why_to_break_off(self) -> str:
         if self._stopped.is_set():
             return "by a stop request"
+        if self._clock.deadline_at is None:
+            return ""
         late = self._clock.left_s < self._costs.of("step") + self._cost(0)
         return "for they took longer than planned and the deadline came near" if late else ""
 

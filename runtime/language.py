@@ -59,6 +59,8 @@ class LanguageModel:
         self.spec = spec
         self._threads = threads
         self._kv: KVType = kv
+        self._instructed: dict[str, list[int]] = {}
+        """First turns of the bundle's own instructions: every volume is asked the same."""
         self._model = LlamaModel(path, device)
         self.provider = self._model.provider
         try:
@@ -190,6 +192,9 @@ class LanguageModel:
         InputError
             As `answer` does.
         """
+        known = self._instructed.get(question)
+        if known is not None:
+            return known
         prompt = self.template.first_turn(question)
         room = self.spec.context - len(self._trunk) - 1
         if len(prompt) > room:
@@ -197,6 +202,8 @@ class LanguageModel:
                 f"the question has {len(prompt)} tokens; beside the volume's prefix the context of "
                 f"{self.spec.context} leaves room for {room}; ask a shorter one"
             )
+        if question in self.spec.instructions.values():
+            self._instructed[question] = prompt
         return prompt
 
     def ends(

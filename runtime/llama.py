@@ -55,6 +55,16 @@ def llama_cpp() -> Any:
     return binding
 
 
+@cache
+def logits_address() -> Any:
+    """`llama_get_logits_ith` that gives a plain address, or None: for each token the binding's own
+    makes a pointer object, which takes longer than to choose the token.
+    """
+    found = ctypes.cast(llama_cpp().llama_get_logits_ith, ctypes.c_void_p)
+    assert found.value is not None, "a function of a loaded library"
+    return ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(found.value)
+
+
 def last_words() -> str:
     """What llama.cpp said last, for the message of an error."""
     return "; ".join(_log) or "no reason"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BundleError, InputError, ScansideError
-from .llama import LlamaModel, last_words
+from .llama import LlamaModel, last_words, logits_address
 
 KVType: TypeAlias = Literal["f16", "f32"]
 _GGML_TYPES: dict[KVType, int] = {"f32": 0, "f16": 1}
@@ -93,6 +93,7 @@ class LlamaCache:
         self._free.atexit = False
         model.caches.add(self)
         self._memory = self._api.llama_get_memory(self._context)
+        self._logits_address = logits_address()
         self._logits_at = 0
         self._logits = np.empty(0, np.float32)
         self._batches = [_Batch(self._api, number, context) for number in range(sequences)]
@@ -106,6 +107,11 @@ class LlamaCache:
         """Append tokens to a sequence; the logits after the last one can then be read."""
         self._check_room(len(tokens), position)
         self._decode(self._batches[sequence].of_tokens(tokens, position))
+
+    def add_token(self, token: int, *, sequence: int, position: int) -> None:
+        """`add_tokens` of one: what a text is mostly made of."""
+        self._check_room(1, position)
+        self._decode(self._batches[sequence].of_token(token, position))
 
     def add_embeddings(self, rows: NDArray[np.float32], *, sequence: int, position: int) -> None:
         """Append rows of embeddings, (n, width) float32, to a sequence as if they were tokens."""
@@ -137,13 +143,13 @@ class LlamaCache:
     def logits(self) -> NDArray[np.float32]:
         """(vocabulary,) float32 logits after the last token; the next call overwrites them."""
         self._check_open()
-        pointer = self._api.llama_get_logits_ith(self._context, -1)
-        if not pointer:
+        address = self._logits_address(self._context, -1)
+        if not address:
             raise ScansideError("llama.cpp has no logits; add tokens before reading them")
-        address = ctypes.addressof(pointer.contents)
         if address != self._logits_at:  # seldom; making a view costs as much as choosing from it
             self._logits_at = address
-            self._logits = np.ctypeslib.as_array(pointer, (self.model.vocabulary_size,))
+            numbers = (ctypes.c_float * self.model.vocabulary_size).from_address(address)
+            self._logits = np.ctypeslib.as_array(numbers)
         return self._logits
 
     def fork(self, source: int, target: int) -> None:
@@ -161,7 +167,6 @@ class _Batch:
     """Buffers of one sequence's batches, allocated once."""
 
     def __init__(self, api: Any, sequence: int, size: int) -> None:
-        self._struct = api.llama_batch()
         self._id = ctypes.c_int32(sequence)
         self._tokens = (ctypes.c_int32 * size)()
         self._positions = np.empty(size, np.int32)
@@ -169,10 +174,24 @@ class _Batch:
         self._ids = (ctypes.POINTER(ctypes.c_int32) * size)(*[ctypes.pointer(self._id)] * size)
         self._wants_logits = (ctypes.c_int8 * size)()
         self._floats: Any = ctypes.POINTER(ctypes.c_float)
-        self._struct.pos = self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        self._struct.n_seq_id = self._counts
-        self._struct.seq_id = self._ids
-        self._struct.logits = self._wants_logits
+        positions = self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        self._struct = self._made(api, positions, self._wants_logits)
+        # one token has a struct of its own, in which only two numbers change
+        self._token, self._position = ctypes.c_int32(), ctypes.c_int32()
+        self._single = self._made(
+            api, ctypes.pointer(self._position), (ctypes.c_int8 * 1)(1), ctypes.pointer(self._token)
+        )
+        self._single.n_tokens = 1
+
+    def _made(self, api: Any, positions: Any, wants_logits: Any, tokens: Any = None) -> Any:
+        struct = api.llama_batch()
+        struct.n_seq_id, struct.seq_id = self._counts, self._ids
+        struct.pos, struct.logits, struct.token = positions, wants_logits, tokens
+        return struct
+
+    def of_token(self, token: int, position: int) -> Any:
+        self._token.value, self._position.value = token, position
+        return self._single
 
     def of_tokens(self, tokens: Sequence[int], position: int) -> Any:
         self._tokens[: len(tokens)] = tokens
@@ -188,10 +207,7 @@ class _Batch:
         return struct
 
     def _filled(self, count: int, position: int) -> Any:
-        if count == 1:
-            self._positions[0] = position
-        else:
-            self._positions[:count] = np.arange(position, position + count)
+        self._positions[:count] = np.arange(position, position + count)
         ctypes.memset(self._wants_logits, 0, count)
         self._struct.n_tokens = count
         return self._struct

@@ -71,11 +71,22 @@ class TokenChooser:
         self._draw = None if sampling.temperature == 0 else self._drawing(sampling)
         self._grammar = None if grammar is None else self._parsed(model, grammar)
 
-    def choose(self, logits: NDArray[np.float32]) -> int:
-        """The next token, given the (vocabulary,) logits of what stands so far."""
-        if self._grammar and not (self._draw is None and self._allowed(int(logits.argmax()))):
+    def choose(self, logits: NDArray[np.float32], likeliest: int | None = None) -> int:
+        """The next token.
+
+        Parameters
+        ----------
+        logits : (vocabulary,) float32
+            Of what stands so far.
+        likeliest : int, optional
+            Where the largest of them is, if that is known already.
+        """
+        token = int(logits.argmax()) if likeliest is None else likeliest
+        if self._grammar and not (self._draw is None and self._allowed(token)):
             logits = self._masked(logits)
-        token = int(logits.argmax()) if self._draw is None else self._drawn(logits)
+            token = int(logits.argmax())
+        if self._draw is not None:
+            token = self._drawn(logits)
         if self._grammar:
             self._api.llama_sampler_accept(self._grammar, token)
         return token

@@ -34,35 +34,48 @@ class TextStream:
         """Whether a stop string has come."""
         self._stop = [s for s in stop if s]
         self._whole_words = whole_words
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._bytes = b""
+        """Of a character that is not whole yet."""
         self._held = ""
 
     def push(self, piece: bytes) -> str:
         """The text that a further token makes showable."""
-        held = self._hold(self._decoder.decode(piece))
+        held = self._hold(self._decoded(piece))
         if self.stopped:
             return self._show(len(held))
-        end = len(held) - self._undecided(held)
+        end = len(held) - self._undecided(held) if self._stop else len(held)
         return self._show(_words_end(held[:end]) if self._whole_words else end)
 
     def finish(self) -> str:
         """What is still held back, without trailing space."""
-        return self._show(len(self._hold(self._decoder.decode(b"", final=True))))
+        return self._show(len(self._hold(self._decoded(b"", final=True))))
 
     def cut(self) -> str:
         """What is still held back of whole words; the text ends in the middle."""
         return self._show(_words_end(self._held))
 
+    def _decoded(self, piece: bytes, *, final: bool = False) -> str:
+        """The characters that a piece makes whole."""
+        # what codecs.getincrementaldecoder does, in one call instead of several for each token
+        piece = self._bytes + piece
+        text, used = codecs.utf_8_decode(piece, "replace", final)
+        self._bytes = piece[used:]
+        return text
+
     def _hold(self, more: str) -> str:
         """Everything that is not shown, up to a stop string if one has come."""
         if not self.stopped:
             self._held += more
-            found = [at for at in map(self._held.find, self._stop) if at >= 0]
-            if found:
-                self.stopped, self._held = True, self._held[: min(found)]
+            if self._stop:
+                self._look_for_stop()
         if not self.text:
             self._held = self._held.lstrip()
         return self._held
+
+    def _look_for_stop(self) -> None:
+        found = [at for at in map(self._held.find, self._stop) if at >= 0]
+        if found:
+            self.stopped, self._held = True, self._held[: min(found)]
 
     def _show(self, end: int) -> str:
         ready = self._held[:end].rstrip()

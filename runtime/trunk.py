@@ -72,7 +72,11 @@ class Branch:
 
     def __init__(self, trunk: Trunk, sequence: int) -> None:
         self._trunk = trunk
+        self._cache = trunk.cache
         self._sequence = sequence
+        self._first = len(trunk)
+        self.most = trunk.cache.context - self._first
+        """Tokens that fit behind the trunk."""
         self.held: list[int] = []
         """Tokens behind the trunk."""
         self.edition = 0
@@ -81,12 +85,7 @@ class Branch:
     @property
     def model(self) -> LlamaModel:
         """The weights and the vocabulary."""
-        return self._trunk.cache.model
-
-    @property
-    def most(self) -> int:
-        """Tokens that fit behind the trunk."""
-        return self._trunk.cache.context - len(self._trunk)
+        return self._cache.model
 
     @property
     def room(self) -> int:
@@ -97,7 +96,7 @@ class Branch:
         """Forget the text and the branch's share of the trunk."""
         self.edition += 1
         self.held = []
-        self._trunk.cache.truncate(self._sequence, 0)
+        self._cache.truncate(self._sequence, 0)
 
     def begin(self, tokens: Sequence[int]) -> None:
         """Fork the trunk and add tokens."""
@@ -113,25 +112,26 @@ class Branch:
 
     def append(self, token: int) -> None:
         """Add a token."""
-        self._add([token])
+        position = self._first + len(self.held)
+        self._cache.add_token(token, sequence=self._sequence, position=position)
+        self.held.append(token)
 
     def logits(self) -> NDArray[np.float32]:
         """(vocabulary,) float32 after the token added last, if nothing else was computed since."""
-        return self._trunk.cache.logits()
+        return self._cache.logits()
 
     def _begin(self, tokens: Sequence[int], kept: int) -> None:
         if not self._trunk.ready:
             raise InputError("there is no volume to talk about; attend to a prefix first")
         self.edition += 1
-        cache = self._trunk.cache
         if kept:
-            cache.truncate(self._sequence, len(self._trunk) + kept)
+            self._cache.truncate(self._sequence, self._first + kept)
         else:
-            cache.fork(_TRUNK, self._sequence)
+            self._cache.fork(_TRUNK, self._sequence)
         self.held = self.held[:kept]
         self._add(tokens[kept:])
 
     def _add(self, tokens: Sequence[int]) -> None:
-        position = len(self._trunk) + len(self.held)
-        self._trunk.cache.add_tokens(tokens, sequence=self._sequence, position=position)
+        position = self._first + len(self.held)
+        self._cache.add_tokens(tokens, sequence=self._sequence, position=position)
         self.held += tokens

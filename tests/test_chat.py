@@ -59,7 +59,7 @@ def oracle(tiny_checkpoint: Path):
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """What is computed: prefix rows or tokens, and how many."""
     seen: list[tuple[str, int]] = []
-    rows, tokens = LlamaCache.add_embeddings, LlamaCache.add_tokens
+    rows, tokens, token = LlamaCache.add_embeddings, LlamaCache.add_tokens, LlamaCache.add_token
 
     def add_rows(self: LlamaCache, values: np.ndarray, **place: int) -> None:
         seen.append(("rows", len(values)))
@@ -69,7 +69,12 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         seen.append(("tokens", len(values)))
         tokens(self, values, **place)
 
+    def add_token(self: LlamaCache, value: int, **place: int) -> None:
+        seen.append(("tokens", 1))
+        token(self, value, **place)
+
     monkeypatch.setattr(LlamaCache, "add_embeddings", add_rows)
+    monkeypatch.setattr(LlamaCache, "add_token", add_token)
     monkeypatch.setattr(LlamaCache, "add_tokens", add_tokens)
     return seen
 

@@ -345,13 +345,20 @@ def test_everything_that_would_end_the_process_is_an_error(gguf: Path, spec: Lan
         cache.add_embeddings(rows[:4, 1:], sequence=0, position=0)
     with pytest.raises(InputError, match="2 tokens at position 63 do not fit"):
         cache.add_tokens([5, 6], sequence=0, position=63)
+    with pytest.raises(InputError, match="1 tokens at position 64 do not fit"):
+        cache.add_token(5, sequence=0, position=64)
     with pytest.raises(ScansideError, match="llama.cpp failed with code -1"):
         cache.add_tokens([10**6], sequence=0, position=0)
     cache.add_embeddings(rows[:4], sequence=0, position=0)
     with pytest.raises(ScansideError, match="has no logits"):
         cache.logits()
     model.close()
-    for use in (cache.logits, lambda: cache.truncate(0, 0), lambda: model.tokenize("a")):
+    for use in (
+        cache.logits,
+        lambda: cache.add_token(5, sequence=0, position=4),
+        lambda: cache.truncate(0, 0),
+        lambda: model.tokenize("a"),
+    ):
         with pytest.raises(InputError, match="the language model is closed"):
             use()
 

@@ -18,15 +18,17 @@ class EngineClock:
     """Seconds in each engine since `take` was last called."""
 
     def __init__(self) -> None:
-        self._seconds: Seconds = {}
-
-    def add(self, engine: str, seconds: float) -> None:
-        """Take in one call."""
-        self._seconds[engine] = self._seconds.get(engine, 0.0) + seconds
+        self.calls: list[tuple[str, float]] = []
+        """Engine and seconds of each call, added up afterwards: what a decode pays for being
+        measured would count as the runtime's own.
+        """
 
     def take(self) -> Seconds:
         """What was measured, and begin anew."""
-        seconds, self._seconds = self._seconds, {}
+        seconds: Seconds = {}
+        for engine, took in self.calls:
+            seconds[engine] = seconds.get(engine, 0.0) + took
+        self.calls.clear()
         return seconds
 
 
@@ -37,11 +39,12 @@ def timed_engines() -> Generator[EngineClock]:
     The methods through which all of them go are wrapped, which costs each call about a microsecond.
     """
     clock = EngineClock()
-    wrapped: list[tuple[type, str, Callable[[Any], str]]] = [
-        (Resampler, "__call__", lambda _: "kernel"),
-        (OnnxEngine, "run", lambda engine: engine.stage),
-        (LlamaCache, "add_tokens", lambda _: "llama.cpp"),
-        (LlamaCache, "add_embeddings", lambda _: "llama.cpp"),
+    wrapped: list[tuple[type, str, str | None]] = [
+        (Resampler, "__call__", "kernel"),
+        (OnnxEngine, "run", None),  # each has its stage's name
+        (LlamaCache, "add_token", "llama.cpp"),
+        (LlamaCache, "add_tokens", "llama.cpp"),
+        (LlamaCache, "add_embeddings", "llama.cpp"),
     ]
     plain = [getattr(owner, method) for owner, method, _ in wrapped]
     for (owner, method, name), call in zip(wrapped, plain, strict=True):
@@ -53,12 +56,13 @@ def timed_engines() -> Generator[EngineClock]:
             setattr(owner, method, call)
 
 
-def _timed(call: Callable[..., Any], clock: EngineClock, name: Callable[[Any], str]) -> Any:
+def _timed(call: Callable[..., Any], clock: EngineClock, name: str | None) -> Any:
+    keep = clock.calls.append
+
     def timed(self: Any, *args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
-        try:
-            return call(self, *args, **kwargs)
-        finally:
-            clock.add(name(self), time.perf_counter() - began)
+        found = call(self, *args, **kwargs)
+        keep((name or self.stage, time.perf_counter() - began))
+        return found
 
     return timed

@@ -53,15 +53,18 @@ class OnnxEngine:
         except Exception as exc:  # onnxruntime's errors share no base of their own
             raise BundleError(_refused(stage, path, ort.__version__, first_line(exc))) from exc
         self.inputs, self.outputs = contract_of(self._session)
+        self._names = list(self.outputs)
+        self._halves = any(spec.dtype == "float16" for spec in self.outputs.values())
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name for inputs by name."""
         if self._session is None:
             raise InputError(f"the {self.stage} graph is closed; open the bundle again")
-        names = list(self.outputs)
         given = {name: np.asarray(v, self.inputs[name].dtype) for name, v in feeds.items()}
-        found = self._session.run(names, given)
-        return {name: single(values) for name, values in zip(names, found, strict=True)}
+        found = self._session.run(self._names, given)
+        if self._halves:
+            found = map(single, found)
+        return dict(zip(self._names, found, strict=True))
 
     def close(self) -> None:
         """Let go of the graph, though who holds this engine, or a closed decoder, does not."""
