@@ -1,5 +1,6 @@
 """Pictures against diffusers' own pipeline with the same weights, noise and steps."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,11 +26,11 @@ def bundle(tiny_bundle: Path) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def pictures(bundle: Bundle) -> Pictures:
+def pictures(bundle: Bundle) -> Iterator[Pictures]:
     stages = open_stages(bundle, stage_devices("cpu"), threads=1)
-    stages.close()
     assert stages.pictures is not None
-    return stages.pictures
+    yield stages.pictures
+    stages.close()
 
 
 @pytest.fixture(scope="module")

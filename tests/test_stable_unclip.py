@@ -6,6 +6,7 @@ Both get the same CLIP vector, prompt, start and noise; the pipeline runs as its
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class Pair:
 
 
 @pytest.fixture(scope="module", params=["reference", "narrow"])
-def pair(request: pytest.FixtureRequest) -> Pair:
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     if request.param == "reference":
         bundle, root = Bundle.open("reference"), REFERENCE
     else:
@@ -61,19 +62,19 @@ def pair(request: pytest.FixtureRequest) -> Pair:
         root = request.getfixturevalue("narrow_checkpoint")
     checkpoint = open_checkpoint(root)
     stages = open_stages(bundle, stage_devices("cpu"), threads=1)
-    stages.close()
     assert stages.pictures is not None
     pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(
         root / "diffusion", torch_dtype=torch.float32, local_files_only=True
     )
     pipeline.set_progress_bar_config(disable=True)
-    return Pair(
+    yield Pair(
         stages.pictures,
         pipeline,
         DiffusionSettings.from_dict(checkpoint.sampling),
         checkpoint.encoder.latent_shape,
         checkpoint.encoder.clip_size,
     )
+    stages.close()
 
 
 def by_the_pipeline(
@@ -132,7 +133,6 @@ def test_the_ranking_encoder_sees_what_the_pipelines_encoder_sees(
         narrow_checkpoint / "diffusion", torch_dtype=torch.float32, local_files_only=True
     )
     stages = open_stages(Bundle.open(narrow_bundle), stage_devices("cpu"), threads=1)
-    stages.close()
     assert stages.pictures is not None
     assert stages.pictures.ranker is not None
     rng = np.random.default_rng(0)
@@ -148,6 +148,7 @@ def test_the_ranking_encoder_sees_what_the_pipelines_encoder_sees(
     assert np.abs(found - wanted).max() <= 1e-2 * np.abs(wanted).max()
     assert stages.pictures.ranker.similarity(image, wanted) > 0.9999
     assert stages.pictures.ranker.similarity(image, -wanted) < -0.9999
+    stages.close()
 
 
 def test_a_wide_picture_is_resized_and_cropped_as_the_feature_extractor_does() -> None:
