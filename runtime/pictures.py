@@ -46,9 +46,9 @@ def open_pictures(
     BundleError
         Graphs that do not fit each other, the encoder or the manifest.
     """
-    files = {
-        "prompt_encoder": spec.prompt_encoder,
+    files = {  # the largest first: while it is opened its file is in memory, too
         "unet": spec.unet,
+        "prompt_encoder": spec.prompt_encoder,
         "vae_decoder": spec.vae_decoder,
     }
     if spec.preview_decoder:
