@@ -147,7 +147,7 @@ def measured(what: str, args: argparse.Namespace) -> Json:
         if slow in seconds and (found := compared(seconds[slow], seconds[fast], noise))
     }
     return {
-        "bundle": where if where == "reference" else bundle.manifest.name,
+        "bundle": Path(where).name,
         "stage": stage,
         **{f"{name} ms": percentiles_ms(seconds[name]) for name in seconds if name != "again"},
         **ratios,
