@@ -10,27 +10,12 @@ import pytest
 from scanside.runtime.bundle import Bundle
 from scanside.runtime.cli import main
 from scanside.runtime.engines import driver
-from scanside.runtime.engines.driver import Card
 from scanside.runtime.engines.engine_cache import need_engine
 from scanside.runtime.engines.engine_record import Record
 from scanside.runtime.engines.rtx import rtx_here
 from scanside.runtime.engines.tensorrt_library import library
 from scanside.runtime.errors import DeviceError
-
-ADA = Card(
-    number=0,
-    name="NVIDIA GeForce RTX 4090",
-    capability=(8, 9),
-    memory_bytes=24 << 30,
-    multiprocessors=128,
-)
-TURING = Card(
-    number=0,
-    name="NVIDIA T4",
-    capability=(7, 5),
-    memory_bytes=16 << 30,
-    multiprocessors=40,
-)
+from scanside.tests.cards import ADA, TURING
 
 
 @pytest.fixture(autouse=True)

@@ -16,19 +16,12 @@ from scanside.runtime.devices import stage_devices
 from scanside.runtime.doctor_bundle import engine_report, memory_report
 from scanside.runtime.engines import cuda_packages
 from scanside.runtime.engines.cuda_needs import cuda_major_of, needed
-from scanside.runtime.engines.driver import Card, Driver
+from scanside.runtime.engines.driver import Driver
 from scanside.runtime.engines.engine_cache import user_shelf
 from scanside.runtime.engines.rtx_builder import build_rtx
 from scanside.runtime.engines.tensorrt_library import library
 from scanside.runtime.memory_plan import plan_memory
-
-ADA = Card(
-    number=0,
-    name="NVIDIA GeForce RTX 4090",
-    capability=(8, 9),
-    memory_bytes=24 << 30,
-    multiprocessors=128,
-)
+from scanside.tests.cards import ADA, HOPPER, TURING
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, **packages: str | None) -> None:
@@ -165,8 +158,7 @@ def test_with_a_driver_that_fits_the_libraries_are_asked():
     found = gpu_report(Driver(cuda=(13, 0), gpus=(ADA,)), "")
     assert found["rtx"].startswith("runs engines of TensorRT-RTX 1.")
     assert found["rtx"].endswith("scanside build BUNDLE --backend rtx makes them")
-    hopper = replace(ADA, name="NVIDIA H200", capability=(9, 0))
-    found = gpu_report(Driver(cuda=(13, 0), gpus=(hopper,)), "")
+    found = gpu_report(Driver(cuda=(13, 0), gpus=(HOPPER,)), "")
     assert found["rtx"] == "no: TensorRT-RTX has no engines for sm_90; use cuda or tensorrt"
 
 
@@ -202,11 +194,9 @@ def test_a_bundles_engines_are_judged_for_the_card(cached: Path):
     said = engine_report(bundle, ADA)
     assert said["rtx vae_decoder"] == f"valid ({stored.name})"
     assert "rtx unet" not in said
-    turing = replace(ADA, name="NVIDIA T4", capability=(7, 5))
     reason = f"it was made for sm_89, and NVIDIA T4 is sm_75 ({stored.name})"
-    assert engine_report(bundle, turing)["rtx vae_decoder"] == f"invalid: {reason}"
-    hopper = replace(ADA, name="NVIDIA H200", capability=(9, 0))
-    assert engine_report(bundle, hopper)["rtx vae_decoder"].startswith("not judged: TensorRT-RTX")
+    assert engine_report(bundle, TURING)["rtx vae_decoder"] == f"invalid: {reason}"
+    assert engine_report(bundle, HOPPER)["rtx vae_decoder"].startswith("not judged: TensorRT-RTX")
     made = f"for sm_89, by TensorRT-RTX {lib.version}"
     assert engine_report(bundle, None)["rtx vae_decoder"] == made
     stored.write_bytes(plan[:-1] + bytes([plan[-1] ^ 1]))

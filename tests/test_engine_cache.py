@@ -12,12 +12,12 @@ import pytest
 
 from scanside.runtime.bundle import REFERENCE, Bundle
 from scanside.runtime.engines import engine_cache, rtx, tensorrt_builder
-from scanside.runtime.engines.driver import Card
 from scanside.runtime.engines.engine_cache import need_engine, search, user_shelf
 from scanside.runtime.engines.engine_record import Record
 from scanside.runtime.engines.fingerprint import Fingerprint, Validity, judge
 from scanside.runtime.engines.tensorrt_library import library
 from scanside.runtime.errors import BundleError, DeviceError
+from scanside.tests.cards import HOPPER
 
 PLAN = b"an engine's bytes"
 HERE = Fingerprint(
@@ -221,15 +221,9 @@ def test_weights_beside_a_graph_are_part_of_its_hash(bundle: Bundle, tmp_path: P
         engine_cache.hash_of_graph(graph)
 
 
-def card(capability: tuple[int, int], name: str = "NVIDIA H200") -> Card:
-    return Card(
-        number=0, name=name, capability=capability, memory_bytes=1 << 37, multiprocessors=132
-    )
-
-
 def test_rtx_refuses_a_card_that_it_has_no_engines_for(bundle: Bundle) -> None:
     with pytest.raises(DeviceError, match="NVIDIA H200 is sm_90; use device='cuda'"):
-        rtx.rtx_here(library("rtx"), bundle.path("vae_decoder.onnx"), card((9, 0)))
+        rtx.rtx_here(library("rtx"), bundle.path("vae_decoder.onnx"), HOPPER)
 
 
 def test_a_tensorrt_engine_is_bound_to_model_and_driver_of_the_gpu(
@@ -241,8 +235,6 @@ def test_a_tensorrt_engine_is_bound_to_model_and_driver_of_the_gpu(
     )
     monkeypatch.setattr(tensorrt_builder, "_LINUX", version)
     path = bundle.path("vae_decoder.onnx")
-    made = tensorrt_builder.tensorrt_fingerprint(
-        library("rtx"), path, card((9, 0)), ("strongly-typed",)
-    )
+    made = tensorrt_builder.tensorrt_fingerprint(library("rtx"), path, HOPPER, ("strongly-typed",))
     assert (made.gpu, made.driver, made.capabilities) == ("NVIDIA H200", "580.65.06", ("sm_90",))
     assert made.profile == "latent:float32[1,4,16,16]"

@@ -24,7 +24,7 @@ import pytest
 from scanside.runtime import Decoder, llama, stages
 from scanside.runtime.bundle import Bundle
 from scanside.runtime.engines import onnx_cuda_session, tensorrt, tensorrt_builder
-from scanside.runtime.engines.driver import Card, Driver
+from scanside.runtime.engines.driver import Driver
 from scanside.runtime.engines.engine_cache import user_shelf
 from scanside.runtime.engines.engine_record import Record
 from scanside.runtime.engines.gpu import Gpu
@@ -33,6 +33,7 @@ from scanside.runtime.engines.rtx_builder import build_rtx
 from scanside.runtime.engines.tensorrt_builder import tensorrt_fingerprint
 from scanside.runtime.engines.tensorrt_library import Library, library
 from scanside.runtime.errors import BundleError, DeviceError
+from scanside.tests.cards import ADA
 
 SOURCE = Path(__file__).with_name("stand_in_driver.c")
 OPENED = """
@@ -44,13 +45,6 @@ try:
 except DeviceError as exc:
     print(exc)
 """
-ADA = Card(
-    number=0,
-    name="NVIDIA GeForce RTX 4090",
-    capability=(8, 9),
-    memory_bytes=24 << 30,
-    multiprocessors=128,
-)
 VAE = "cpu,vae_decoder=rtx"
 
 
