@@ -101,30 +101,23 @@ def export_bundle(
     out = Path(out).absolute()
     check_free(out)
     label = str(checkpoint)
-    try:
-        with scratch_beside(out) as scratch:
-            root = resolve(label, scratch)
-            folder = scratch / "bundle"
-            folder.mkdir()
-            opened = open_checkpoint(root)
-            localization = read_localization(opened)
-            chain = TorchChain(opened, diffusion)
-            settings = chain.settings
-            reports = _write_stages(chain, folder, settings, quantize, precision, localization)
-            if fuse_attention:
-                reports.attention = fuse_graphs(folder, progress)
-            if fuse_norms:  # last: the CPU, on which answers are compared, does not run them
-                reports.norms = fuse_norm_graphs(folder, progress)
-            write_engines(folder, targets, reports, progress)
-            bundle_name = name or (label if ":" in label or label == "reference" else root.name)
-            write_manifest(folder, bundle_name, opened, settings, reports)
-            if out.exists():
-                out.rmdir()
-            folder.rename(out)
-    except OSError as exc:
-        raise ScansideError(
-            f"could not write the bundle {out}: {exc.strerror or exc}; nothing was left behind"
-        ) from exc
+    with scratch_beside(out) as scratch:
+        root = resolve(label, scratch)
+        folder = scratch / "bundle"
+        folder.mkdir()
+        opened = open_checkpoint(root)
+        localization = read_localization(opened)
+        chain = TorchChain(opened, diffusion)
+        settings = chain.settings
+        reports = _write_stages(chain, folder, settings, quantize, precision, localization)
+        if fuse_attention:
+            reports.attention = fuse_graphs(folder, progress)
+        if fuse_norms:  # last: the CPU, on which answers are compared, does not run them
+            reports.norms = fuse_norm_graphs(folder, progress)
+        write_engines(folder, targets, reports, progress)
+        bundle_name = name or (label if ":" in label or label == "reference" else root.name)
+        write_manifest(folder, bundle_name, opened, settings, reports)
+        put_in_place(folder, out)
     return out
 
 
@@ -182,13 +175,31 @@ def check_free(out: Path) -> None:
 
 @contextmanager
 def scratch_beside(out: Path) -> Generator[Path]:
-    """A hidden sibling of `out`, on the same disk, removed at the end whatever happens."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    """A hidden sibling of `out`, on the same disk, removed at the end whatever happens.
+
+    Raises
+    ------
+    ScansideError
+        In place of the OSError with which writing failed, inside the block too.
+    """
     try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as exc:
+        raise ScansideError(
+            f"could not write the bundle {out}: {exc.strerror or exc}; nothing was left behind"
+        ) from exc
+
+
+def put_in_place(folder: Path, out: Path) -> None:
+    """Give a finished bundle its name, which `check_free` has found free or an empty folder's."""
+    if out.exists():
+        out.rmdir()
+    folder.rename(out)
 
 
 def resolve(label: str, scratch: Path) -> Path:

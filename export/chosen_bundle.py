@@ -13,9 +13,9 @@ from typing import Any
 
 from ..runtime import Decoder
 from ..runtime.bench import Neighbours, summarise_ms, surroundings
-from ..runtime.errors import InputError, ScansideError
+from ..runtime.errors import InputError
 from ..runtime.stages import MOST_THREADS
-from .bundle_writer import REFERENCE, check_free, progress, resolve, scratch_beside
+from .bundle_writer import REFERENCE, check_free, progress, put_in_place, resolve, scratch_beside
 from .candidates import Candidates, read_json, write_candidates, write_json
 from .choice import Bounds, Measured, choose, front
 from .compile_graph import PRECISIONS, Precision
@@ -88,33 +88,26 @@ def export_chosen(
             "'trials' is missing: a score needs held-out trials with their truth; give a folder "
             "with trials.json, which names a volume, a picture and a caption for each"
         )
-    try:
-        with scratch_beside(out) as scratch:
-            root = resolve(label, scratch)
-            known = given or _reference_trials(scratch)
-            name = label if root == REFERENCE or ":" in label else root.name
-            candidates = write_candidates(root, scratch, precisions, quantizations, name)
-            rows, load = measure(candidates, known, steps, threads)
-            chosen = choose(rows, bounds)
-            option = chosen.option
-            progress(f"chose {option}: {chosen.latency_ms['p95']:.1f} ms, {chosen.score:.3f}")
-            folder = candidates.bundles[option.precision, option.quantize]
-            manifest = read_json(folder)
-            manifest["diffusion"]["steps"] = option.steps
-            manifest["choice"] = _told(bounds, chosen, rows, candidates) | {
-                "trials": len(known),
-                "threads": threads,
-                **surroundings(),
-                **load,
-            }
-            write_json(folder, manifest)
-            if out.exists():
-                out.rmdir()
-            folder.rename(out)
-    except OSError as exc:
-        raise ScansideError(
-            f"could not write the bundle {out}: {exc.strerror or exc}; nothing was left behind"
-        ) from exc
+    with scratch_beside(out) as scratch:
+        root = resolve(label, scratch)
+        known = given or _reference_trials(scratch)
+        name = label if root == REFERENCE or ":" in label else root.name
+        candidates = write_candidates(root, scratch, precisions, quantizations, name)
+        rows, load = measure(candidates, known, steps, threads)
+        chosen = choose(rows, bounds)
+        option = chosen.option
+        progress(f"chose {option}: {chosen.latency_ms['p95']:.1f} ms, {chosen.score:.3f}")
+        folder = candidates.bundles[option.precision, option.quantize]
+        manifest = read_json(folder)
+        manifest["diffusion"]["steps"] = option.steps
+        manifest["choice"] = _told(bounds, chosen, rows, candidates) | {
+            "trials": len(known),
+            "threads": threads,
+            **surroundings(),
+            **load,
+        }
+        write_json(folder, manifest)
+        put_in_place(folder, out)
     return out
 
 

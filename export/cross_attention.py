@@ -7,7 +7,7 @@ U-Net's graph only cuts out the columns that belong to each layer.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -17,8 +17,12 @@ from torch.nn import functional as F
 from ..runtime.errors import CheckpointError
 
 
-def cross_attentions(unet: Any) -> list[Attention]:
-    """Every cross-attention of a U-Net, in the order of its modules."""
+def cross_attentions(unet: Any) -> list[Any]:
+    """Every cross-attention of a U-Net, in the order of its modules.
+
+    Any, since `Attention` is annotated for all that it can be: a cross-attention has projections to
+    keys and values always, and takes any processor.
+    """
     return [m for m in unet.modules() if isinstance(m, Attention) and m.is_cross_attention]
 
 
@@ -69,4 +73,4 @@ class PreparedAttention:
         )
         q, k, v = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in given)
         out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return layer.to_out[0](out)
+        return cast(nn.ModuleList, layer.to_out)[0](out)

@@ -72,7 +72,9 @@ def _widen_weights(model: ir.Model) -> None:
     graph = model.graph
     for node in list(graph):
         twin = node.inputs[0] if node.op_type == "Cast" else None
-        if twin is None or twin.const_value is None or twin.name not in graph.initializers:
+        if twin is None or twin.const_value is None:
+            continue
+        if twin.name is None or twin.name not in graph.initializers:
             continue
         name = node.outputs[0].name
         values = twin.const_value.numpy().astype(np.float32)

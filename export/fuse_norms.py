@@ -14,9 +14,9 @@ from typing import Any
 import onnx
 
 from ..runtime.errors import InputError
-from .fuse_attention import answers, moved
 from .group_norm_operator import fuse_group_norm_file
 from .group_norm_parts import in_parts
+from .rewriting import Arrays, moved, rewrite_graphs
 
 GRAPHS = ("unet.onnx", "vae_decoder.onnx", "preview_decoder.onnx")
 """The graphs of the picture stage; the others have layer normalisations."""
@@ -33,38 +33,12 @@ def check_fusing_norms(targets: Sequence[str]) -> None:
 
 
 def fuse_norm_graphs(folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Rewrite the graphs of a bundle that is being written.
-
-    Parameters
-    ----------
-    folder : Path
-        Its graphs are replaced; weights beside them stay.
-    progress : callable
-        Told what became of each graph.
-
-    Returns
-    -------
-    fused : dict
-        For each graph what became of its normalisations, and how far its answers moved.
-
-    Raises
-    ------
-    ParityError
-        A graph's answers to seeded inputs moved too far.
-    """
-    fused: dict[str, Any] = {}
-    for path in (folder / name for name in GRAPHS):
-        if not path.is_file():
-            continue
-        plain = answers(path)
-        found = fuse_group_norm_file(path)
-        progress(f"normalisations of {path.stem}: {found}")
-        relative = _checked(path, plain) if found.fused else 0.0
-        fused[path.name] = {**found.as_dict(), "relative": relative}
-    return fused
+    """Group normalisation of a bundle's graphs as one operator each; as `rewrite_graphs` has it."""
+    paths = [folder / name for name in GRAPHS]
+    return rewrite_graphs(paths, "normalisations", fuse_group_norm_file, _checked, progress)
 
 
-def _checked(path: Path, plain: dict[str, Any]) -> float:
+def _checked(path: Path, plain: Arrays) -> float:
     """How far the graph's answers are from the plain ones, taken in standard operators."""
     standing_in = path.with_name(f"{path.stem}.parts.onnx")  # beside it, where its weights lie
     onnx.save(in_parts(onnx.load(path, load_external_data=False)), standing_in)

@@ -52,7 +52,11 @@ def time_table(unet: Any, schedules: Mapping[str, Float]) -> dict[str, Float]:
 
 def take_time_embedding(unet: Any) -> None:
     """Change a U-Net, in place, so that it is called with an embedding (1, D) as its timestep."""
-    unet.get_time_embed = lambda sample, timestep: timestep
+
+    def given(sample: Tensor, timestep: Tensor) -> Tensor:
+        return timestep
+
+    unet.get_time_embed = given
     unet.time_embedding = _Given()
 
 

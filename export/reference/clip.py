@@ -9,6 +9,7 @@ out of the world's features keeps every attribute in the vector.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class Clip(nn.Module):
 
     def __init__(self, vocabulary: int, bos: int, eos: int) -> None:
         super().__init__()
-        sizes = {
+        sizes: dict[str, Any] = {
             "hidden_size": SIZE,
             "intermediate_size": 4 * SIZE,
             "num_hidden_layers": 3,
@@ -92,7 +93,7 @@ def _start(model: nn.Module) -> None:
         elif isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
         elif name.endswith("patch_embedding"):
-            nn.init.normal_(module.weight, std=0.04)
+            nn.init.normal_(cast(nn.Conv2d, module).weight, std=0.04)
 
 
 def pixels(scenes: Scenes) -> Tensor:
@@ -143,7 +144,8 @@ def train_clip(checkpoint: Path, work: Path) -> None:
         corpus(400, named), checkpoint / "diffusion/tokenizer", 1024, PROMPT_LENGTH
     )
     torch.manual_seed(11)
-    model = Clip(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+    ends: Any = tokenizer  # its base class annotates these ids as texts
+    model = Clip(len(tokenizer), ends.bos_token_id, ends.eos_token_id)
     state = work / "clip.safetensors"
     train("clip", model, lambda step: clip_loss(model, tokenizer, step), RECIPE, state)
     _unit_variance(model)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +103,7 @@ def smooth_noise(
 ) -> NDArray[np.float32]:
     """A Gaussian random field of unit variance on a grid of 1.8 mm voxels."""
     white = rng.standard_normal(shape, dtype=np.float32)
-    smooth = ndimage.gaussian_filter(white, sigma_mm / VOXEL_MM, mode="wrap", truncate=3.0)
+    smooth: Any = ndimage.gaussian_filter(white, sigma_mm / VOXEL_MM, mode="wrap", truncate=3.0)
     sigma = sigma_mm / VOXEL_MM
     # Variance left after smoothing white noise with a normalised Gaussian: (2 sqrt(pi) sigma)^-3.
     return smooth * np.float32((2 * np.sqrt(np.pi) * sigma) ** 1.5)

@@ -31,10 +31,9 @@ COLOUR_RGB = np.array(
     ],
     dtype=np.float32,
 ) / 255  # fmt: skip
-BACKGROUND_RGB = (
-    np.array([(128, 128, 128), (125, 85, 50), (75, 90, 125), (110, 120, 55)], dtype=np.float32)
-    / 255
-)
+BACKGROUND_RGB = np.array(
+    [(128, 128, 128), (125, 85, 50), (75, 90, 125), (110, 120, 55)], dtype=np.float32
+) / np.float32(255)
 IMAGE_SIZE = 64
 RADIUS_PX = (6.5, 9.5)
 """Half extent of a small and of a large object in pixels; cells of the three by three grid are 21

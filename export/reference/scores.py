@@ -44,6 +44,7 @@ CONDITIONS = (
 )
 DECODERS = ("compiled", "pytorch", "oracle", "chance", "mean image")
 Pictures = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(slots=True)
@@ -157,7 +158,9 @@ def _decode_all(
     meter: Progress,
 ) -> dict[str, Decoded]:
     results = {
-        name: Decoded([""] * len(scenes), *([np.empty(0)] * len(scenes) for _ in range(2)))
+        name: Decoded(
+            [""] * len(scenes), *([np.empty(0, np.float32)] * len(scenes) for _ in range(2))
+        )
         for name in DECODERS
     }
     seed = 100 + repeats
@@ -187,9 +190,7 @@ def _decode_all(
     return results
 
 
-def _put(
-    decoded: Decoded, i: int, text: str, image: Pictures, preview: Pictures | None = None
-) -> None:
+def _put(decoded: Decoded, i: int, text: str, image: Floats, preview: Floats | None = None) -> None:
     decoded.texts[i], decoded.images[i] = text, image.astype(np.float32)
     decoded.previews[i] = (image if preview is None else preview).astype(np.float32)
 
@@ -206,7 +207,7 @@ def _decode_in_torch(
         _put(out, i, texts[row], _pictures(image)[0], previews[row])
 
 
-def _pictures(images: NDArray[np.float32]) -> Pictures:
+def _pictures(images: Floats) -> Floats:
     return np.round(np.clip(images.transpose(0, 2, 3, 1) / 2 + 0.5, 0, 1) * 255) / 255
 
 

@@ -33,7 +33,8 @@ def averaged_trials(subject: str, scenes: Scenes, repeats: int, seed: int) -> ND
     for _ in range(repeats):
         for i, volume in enumerate(session.trials(scenes)):
             total[i] += volume
-    return total / repeats
+    total /= repeats
+    return total
 
 
 def write_trials(checkpoint: Path, work: Path) -> None:

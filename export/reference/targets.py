@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
@@ -56,7 +57,8 @@ class FrozenEncoders:
     def __call__(self, scenes: Scenes) -> Targets:
         """Targets of up to a few hundred scenes."""
         images = pixels(scenes)
-        latent = self.vae.encode(images).latent_dist.mean * self.vae.config.scaling_factor
+        vae: Any = self.vae  # diffusers annotates neither what it returns nor its settings
+        latent = vae.encode(images).latent_dist.mean * vae.config.scaling_factor
         return Targets(scenes, latent, self.image(images).image_embeds)
 
 

@@ -47,7 +47,8 @@ class Session:
     def _trial(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         new = self._brain.correlated_noise(self._rng)
         if self._memory is not None:
-            new = TRIAL_CORRELATION * self._memory + math.sqrt(1 - TRIAL_CORRELATION**2) * new
+            new *= math.sqrt(1 - TRIAL_CORRELATION**2)
+            new += TRIAL_CORRELATION * self._memory
         self._memory = new
         volume = self._brain.signal(features)[0] + new + self._brain.white_noise(self._rng)
         return volume * self._brain.subject.brain

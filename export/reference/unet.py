@@ -8,19 +8,20 @@ brain; in decoding it stays frozen, as in the paper.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DDPMScheduler,
-    StableUnCLIPImg2ImgPipeline,
-    UNet2DConditionModel,
-)
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_unclip_img2img import (
+    StableUnCLIPImg2ImgPipeline,
+)
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
     StableUnCLIPImageNormalizer,
 )
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
@@ -53,7 +54,7 @@ def build() -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=SIZE,
-        attention_head_dim=(2, 4, 6),
+        attention_head_dim=cast(Any, (2, 4, 6)),  # annotated as a tuple of one
         norm_num_groups=16,
         use_linear_projection=True,
         class_embed_type="projection",
@@ -87,7 +88,8 @@ class Conditions:
         self.normalizer = StableUnCLIPImageNormalizer(embedding_dim=SIZE)
         self.normalizer.mean.data[:] = clip.mean(0)
         self.normalizer.std.data[:] = clip.std(0)
-        self.noising = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+        # Any: diffusers annotates timesteps as IntTensor, which no tensor is
+        self.noising: Any = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
 
     @torch.no_grad()
     def states(self, texts: list[str]) -> Tensor:
@@ -153,7 +155,7 @@ def unet_loss(
     labels = conditions.labels(chosen.clip, level, torch.randn(chosen.clip.shape, generator=draw))
     noise = torch.randn(chosen.latent.shape, generator=draw)
     time = torch.randint(1000, (count,), generator=draw)
-    schedule = scheduler()
+    schedule: Any = scheduler()
     noisy = schedule.add_noise(chosen.latent, noise, time)
     velocity = schedule.get_velocity(chosen.latent, noise, time)
     return F.mse_loss(model(noisy, time, text, class_labels=labels).sample, velocity)
@@ -174,6 +176,6 @@ def _save(model: UNet2DConditionModel, conditions: Conditions, checkpoint: Path)
         tokenizer=conditions.tokenizer,
         text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float16),
         unet=model.half(),
-        scheduler=scheduler(),
+        scheduler=cast(Any, scheduler()),  # annotated as an enumeration of their names
         vae=vae,
     ).save_pretrained(folder)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from .clip import pixels
@@ -22,10 +23,13 @@ KL_WEIGHT = 1e-6
 
 def build() -> AutoencoderKL:
     """64 x 64 pictures to 4 x 16 x 16 latents."""
+    blocks: dict[str, Any] = {  # which diffusers annotates as tuples of one
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (16, 32, 64),
+    }
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
+        **blocks,
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=8,
@@ -38,7 +42,8 @@ def train_vae(checkpoint: Path, work: Path) -> None:
     """Train the autoencoder and write it to the checkpoint's diffusion/vae folder."""
     torch.manual_seed(21)
     # Convolutions on few channels are twice as fast with the channels innermost.
-    model = build().to(memory_format=torch.channels_last)
+    model: Any = build()  # diffusers wraps `to` and `half`, which hides their arguments
+    model.to(memory_format=torch.channels_last)
     state = work / "vae.safetensors"
     train("vae", model, lambda step: vae_loss(model, step), RECIPE, state)
     model.register_to_config(scaling_factor=_scaling_factor(model))
@@ -53,11 +58,11 @@ def vae_loss(model: AutoencoderKL, step: int) -> Tensor:
     normal distribution.
     """
     images = pixels(draw_scenes(RECIPE.batch, np.random.default_rng([22, step])))
-    posterior = model.encode(images).latent_dist
+    posterior = cast(Any, model.encode(images)).latent_dist  # annotated as a tuple
     latent = posterior.mean + posterior.std * torch.randn(
         posterior.mean.shape, generator=torch.Generator().manual_seed(step)
     )
-    error = model.decode(latent).sample - images
+    error = cast(Any, model.decode(latent)).sample - images
     background = images[:, :, -1:, -1:]
     objects = ((images - background).abs() > 0.02).any(1, keepdim=True)
     weight = 1 + OBJECT_WEIGHT * objects
@@ -68,4 +73,4 @@ def vae_loss(model: AutoencoderKL, step: int) -> Tensor:
 @torch.no_grad()
 def _scaling_factor(model: AutoencoderKL) -> float:
     images = pixels(draw_scenes(256, np.random.default_rng(23)))
-    return float(1 / model.encode(images).latent_dist.mean.std())
+    return float(1 / cast(Any, model.encode(images)).latent_dist.mean.std())

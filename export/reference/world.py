@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,7 +145,11 @@ class Subject:
     def _template(self, which: str) -> NDArray[np.float32]:
         data, vox2mm = template()[which]
         matrix = np.linalg.inv(vox2mm) @ self.to_template
-        return ndimage.affine_transform(data, matrix[:3, :3], matrix[:3, 3], self.shape, order=1)
+        turn, shift = matrix[:3, :3], cast(Any, matrix[:3, 3])  # scipy expects a number or a vector
+        return cast(
+            NDArray[np.float32],
+            ndimage.affine_transform(data, turn, shift, self.shape, order=1),
+        )
 
     @cached_property
     def fields(self) -> Fields:
