@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import BundleError, InputError, MissingExtraError
 from ..manifest import TensorSpec
+from .cpu_arena import use_shared_arena
 
 _ONNX_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
 ONLY_ON_A_GPU = ("GroupNorm",)
@@ -48,8 +49,7 @@ class OnnxEngine:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # an arena would keep each graph's largest intermediate results while another one runs
-        options.enable_cpu_mem_arena = False
+        use_shared_arena(ort, options)
         for key, value in _waiting(path).items():
             options.add_session_config_entry(f"session.{key}", value)
         self.stage = stage
