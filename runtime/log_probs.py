@@ -1,7 +1,7 @@
 """Log-probabilities of the tokens of a text, worked out for several at a time.
 
-A small language model takes less time for a token than NumPy does for a softmax in four steps. So
-logits are put aside, and one pass does for all of them.
+A softmax in four steps of NumPy is a noticeable part of a small language model's token. So logits
+are put aside, and one pass does for all of them.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class LogProbs:
         logits -= logits.max(axis=1, keepdims=True)
         chosen = logits[np.arange(count), self._tokens]
         found = chosen - np.log(np.exp(logits, out=logits).sum(axis=1))
-        self._tokens = []
         if not np.isfinite(found).all():
             raise _not_finite()
+        self._tokens = []
         self._known += found.tolist()
 
 

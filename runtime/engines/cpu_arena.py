@@ -2,8 +2,8 @@
 
 Graphs take turns, so the next one can use the memory of the last. With an arena each, as ONNX
 Runtime has it by default, every graph keeps the most that it ever needed, rounded up to a power of
-two; with none at all the kernel is asked for each large array anew, which costs a U-Net of full
-size a tenth of its time.
+two; with none at all the kernel is asked for each large array anew, and a U-Net of full size is
+slower. The arena stays with the process: what graphs needed at most is there for the next ones.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class CubeMap:
     @cached_property
     def _weight(self) -> Floats:
         """(N, C) one over the share of a voxel's neighbours that are active. Made for the first
-        map, as `_where` is: who asks for none does not pay for them.
+        map, as `_where` is, which warming up draws.
         """
         share = self._at_voxels(np.ones(len(self.geometry.active), np.float32))
         return (1 / np.maximum(share, _LEAST)).astype(np.float32)

@@ -91,7 +91,7 @@ class Connection(web.RequestHandler):
         It is answered by a WebSocket, which counts what is said; until then no more is taken.
     """
 
-    __slots__ = ("_rest", "asked", "counts", "subscribed")
+    __slots__ = ("_rest", "_taken", "asked", "counts", "subscribed")
 
     def __init__(self, server: web.Server, counts: Counter[str]) -> None:
         super().__init__(
@@ -108,7 +108,7 @@ class Connection(web.RequestHandler):
         )
         self.counts = counts
         self.asked = self.subscribed = False
-        self._rest = b""
+        self._rest = self._taken = b""
 
     def data_received(self, data: bytes) -> None:
         """Called by the transport."""
@@ -124,10 +124,12 @@ class Connection(web.RequestHandler):
             asyncio.get_running_loop().call_later(_LATER_S, self._take)
         else:
             size = _SIP if self.subscribed else _MOUTHFUL
-            head = -1 if self.subscribed else self._rest.find(_END_OF_HEAD, 0, size)
+            seen = self._taken + self._rest[:size]  # the end may have come in pieces
+            head = -1 if self.subscribed else seen.find(_END_OF_HEAD)
             if head >= 0:  # what comes after a request is for whoever answers it
-                size = head + len(_END_OF_HEAD)
+                size = head + len(_END_OF_HEAD) - len(self._taken)
             mouthful, self._rest = self._rest[:size], self._rest[size:]
+            self._taken = b"" if head >= 0 else (self._taken + mouthful)[1 - len(_END_OF_HEAD) :]
             super().data_received(mouthful)
             if self._rest:
                 transport.pause_reading()
