@@ -4,11 +4,11 @@
     python benchmarks/full_size_decode.py BUNDLE --tokens 16 --steps 2 \\
         --json benchmarks/results/full_size_decode.json
 
-From a volume's file to preview, a caption of so many tokens and a picture of a given text, for
-random weights neither end a text by themselves nor write one that could be shown: of their tokens
-hardly one is a whole character. The first decode of a process reads the weights from disk and is
-told apart. `own_share` is what is spent in neither the kernel nor ONNX Runtime nor llama.cpp nor
-the reading of the file.
+From a volume's file to preview, a caption of so many tokens and a picture of that caption, with the
+caption's limit of the bundle replaced, for random weights never end a text by themselves. Of their
+tokens hardly one is a whole character, so there may be no text to show or to encode: `engines_ms`
+lists the prompt encoder where there was. The first decode of a process reads the weights from disk and is told apart. `own_share` is what is spent in
+neither the kernel nor ONNX Runtime nor llama.cpp nor the reading of the file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from scanside.runtime.bench.measure import default_volumes
 from scanside.runtime.bundle import Bundle
 
 TASKS = ("preview", "caption", "image")
-PROMPT = "small red circle top left, large blue ring centre, grey background"
 MIB = 2**20
 Json = dict[str, Any]
 
@@ -45,16 +44,13 @@ def limited(bundle: Bundle, tokens: int) -> Bundle:
     return replace(bundle, manifest=replace(bundle.manifest, language=spec))
 
 
-def decode(
-    decoder: Decoder, volume: Path, number: int, args: argparse.Namespace, clock: EngineClock
-) -> Json:
+def decode(decoder: Decoder, volume: Path, args: argparse.Namespace, clock: EngineClock) -> Json:
     """One volume: seconds of everything, and what was made."""
-    prompt = f"{PROMPT}, view {number}"  # a text that was given before is not encoded again
     clock.take()
     result, answers = None, dict[str, float]()
     began = time.perf_counter()
     events = decoder.stream(
-        volume, TASKS, seed=0, steps=args.steps, prompt=prompt, token_log_probs=True
+        volume, TASKS, seed=0, steps=args.steps, prompt="caption", token_log_probs=True
     )
     for event in events:
         now = time.perf_counter() - began
@@ -70,8 +66,6 @@ def decode(
     if result.degraded or not np.isfinite(result.image).all():
         raise SystemExit(f"not a whole decode: {result.degraded}")
     engines = clock.take()
-    if "prompt_encoder" not in engines:
-        raise SystemExit("not a whole decode: no text was encoded")
     load_s = result.latency_ms.get("load", 0.0) / 1e3
     own_s = answers["total"] - sum(engines.values()) - load_s
     return {
@@ -106,10 +100,10 @@ def main() -> int:
         opening = Decoder.open(limited(bundle, args.tokens), threads=args.threads, warm=False)
         with opening as decoder:
             open_s = time.perf_counter() - began
-            first = decode(decoder, volume, 0, args, clock)
+            first = decode(decoder, volume, args, clock)
             runs: list[Json] = []
             for number in range(args.runs):
-                runs.append(decode(decoder, volume, number + 1, args, clock))
+                runs.append(decode(decoder, volume, args, clock))
                 print(f"decode {number + 1} of {args.runs}: {runs[-1]}", file=sys.stderr)
             memory = {name: round(size / MIB, 1) for name, size in host_memory().items()}
     result = {
