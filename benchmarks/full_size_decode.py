@@ -7,8 +7,9 @@
 From a volume's file to preview, a caption of so many tokens and a picture of that caption, with the
 caption's limit of the bundle replaced, for random weights never end a text by themselves. Of their
 tokens hardly one is a whole character, so there may be no text to show or to encode: `engines_ms`
-lists the prompt encoder where there was. The first decode of a process reads the weights from disk and is told apart. `own_share` is what is spent in
-neither the kernel nor ONNX Runtime nor llama.cpp nor the reading of the file.
+lists the prompt encoder where there was. The first decode of a process reads the weights from disk
+and is told apart. `own_share` is what is spent in neither the kernel nor ONNX Runtime nor llama.cpp
+nor the reading of the file.
 """
 
 from __future__ import annotations
