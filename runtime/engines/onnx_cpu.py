@@ -81,8 +81,8 @@ def _waiting(path: Path) -> dict[str, str]:
     """What a thread does that waits for the next operator.
 
     Stages take turns: a pool that spins after its stage takes the cores from the next one. Within a
-    stage it saves the waking up, which a large graph gains from (the full-size encoder 6 %); in
-    small ones the slowest runs became slower.
+    stage it saves the waking up, which a large graph gains from; in small ones the slowest runs
+    became slower.
     """
     files = (path, path.with_name(f"{path.name}.data"))  # beside it lies what protobuf cannot hold
     if sum(file.stat().st_size for file in files if file.is_file()) > _LARGE_BYTES:
