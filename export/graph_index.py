@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,6 +23,29 @@ Shape: TypeAlias = tuple[int, ...]
 
 class LeftError(Exception):
     """Why a part of a graph stays as it is."""
+
+
+@dataclass(slots=True)
+class Told:
+    """What became of the places of one graph that an operator could take."""
+
+    operator: str
+    fused: int = 0
+    left: Counter[str] = field(default_factory=Counter[str])
+    """How many were left as they are, by reason."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "operator": f"{DOMAIN}.{self.operator}",
+            "fused": self.fused,
+            "left": dict(sorted(self.left.items())),
+        }
+
+    def __str__(self) -> str:
+        told = [f"{self.fused} as one operator each"] if self.fused else []
+        told += [f"{count} left alone: {why}" for why, count in sorted(self.left.items())]
+        return "; ".join(told) or "none in this graph"
 
 
 class GraphIndex:
@@ -53,13 +78,17 @@ class GraphIndex:
     def shape(self, name: str) -> Shape:
         """Sizes of a value; () where one is not known."""
         if name not in self._types:
-            return ()
+            constant = self.constant(name)
+            return () if constant is None else tuple(constant.dims)
         sizes = tuple(d.dim_value for d in self._types[name].shape.dim)
         return sizes if all(size > 0 for size in sizes) else ()
 
     def type(self, name: str) -> int:
         """ONNX's number of a value's type."""
-        return self._types[name].elem_type if name in self._types else 0
+        if name not in self._types:
+            constant = self.constant(name)
+            return 0 if constant is None else constant.data_type
+        return self._types[name].elem_type
 
     def users(self, name: str) -> list[NodeProto]:
         """The nodes that read a value, one that reads it twice counted twice."""
@@ -74,25 +103,48 @@ class GraphIndex:
 
     def scalar(self, name: str) -> float | None:
         """A constant of one element."""
-        tensor = self._tensor(name)
+        tensor = self.constant(name)
         if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
             return None
         return float(numpy_helper.to_array(tensor).item()) if np.prod(tensor.dims) == 1 else None
 
     def values(self, name: str) -> NDArray[Any] | None:
-        """A constant, from the folder of the weights where it is not in the model itself."""
-        tensor = self._tensor(name)
+        """A weight, from the folder of the weights where it is not in the model itself."""
+        tensor, maker = self.constant(name), self.maker.get(name)
         if tensor is None:
-            return None
+            stored = self.values(maker.input[0]) if maker and maker.op_type == "Cast" else None
+            if stored is None:
+                return None
+            return stored.astype(helper.tensor_dtype_to_np_dtype(self.type(name)))
         if tensor.data_location == TensorProto.EXTERNAL and self._folder is None:
             return None
         return numpy_helper.to_array(tensor, str(self._folder or ""))
 
-    def _tensor(self, name: str) -> TensorProto | None:
+    def constant(self, name: str) -> TensorProto | None:
+        """A constant as it is stored, with its sizes and its type; None where a value is none."""
         tensor, maker = self._constants.get(name), self.maker.get(name)
         if tensor is None and maker is not None and maker.op_type == "Constant":
             tensor = next((a.t for a in maker.attribute if a.name == "value"), None)
         return tensor
+
+    def is_weight(self, name: str) -> bool:
+        """Whether a value is a constant, or one that is stored in another precision."""
+        maker = self.maker.get(name)
+        if maker is not None and maker.op_type == "Cast":
+            name = maker.input[0]
+        return self.constant(name) is not None
+
+    def biased(self, name: str) -> tuple[str, str] | None:
+        """The value and the weight of one number a column that a value is the sum of."""
+        maker = self.maker.get(name)
+        if maker is None or maker.op_type != "Add":
+            return None
+        sizes = self.shape(name)
+        for source, bias in (tuple(maker.input), tuple(reversed(maker.input))):
+            alike = self.shape(source) == sizes and self.type(bias) == self.type(name)
+            if sizes and self.shape(bias) == sizes[-1:] and alike and self.is_weight(bias):
+                return source, bias
+        return None
 
     def scaled(self, node: NodeProto) -> tuple[str, float] | None:
         """What a node multiplies by a constant number, and the number."""
@@ -139,6 +191,20 @@ def rewrite(model: ModelProto, replaced: dict[int, list[NodeProto]]) -> None:
                 del values[index]
     if DOMAIN not in {opset.domain for opset in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+
+
+def fuse_file(path: Path, fuse: Callable[[ModelProto, Path], Told]) -> Told:
+    """Rewrite an `.onnx` file in place; weights that lie beside it stay where they are.
+
+    A graph in which `fuse` replaces nothing is not written at all.
+    """
+    model = onnx.load(path, load_external_data=False)
+    told = fuse(model, path.parent)
+    if told.fused:
+        part = path.with_name(f"{path.name}.part")
+        onnx.save(model, part)
+        part.replace(path)
+    return told
 
 
 def _names(node: NodeProto) -> Iterator[str]:
