@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 
-import numpy as np
 from gpu_smoke import DEVICE, trials
 
 from scanside.runtime import Decoder
@@ -24,11 +23,13 @@ def main() -> int:
             chain = DeviceChain(decoder.stages)
             for _ in range(2):  # the second is launched as graphs
                 made = chain.picture(volume, steps=1, seed=0)
+                preview = chain.preview(volume)
             chain.close()
     except ScansideError as exc:
         print(exc, file=sys.stderr)
         return 1
-    print(f"picture of {made.image.shape}, up to {np.abs(made.image).max():.3f}")
+    print(f"picture of {made.pixels.shape}, {made.pixels.mean():.1f} on average")
+    print(f"preview of {preview.shape}, {preview.mean():.1f} on average")
     return 0
 
 

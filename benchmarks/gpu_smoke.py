@@ -31,7 +31,6 @@ from scanside.runtime.engines.engine import DeviceEngine
 from scanside.runtime.engines.gpu import Gpu
 from scanside.runtime.errors import ScansideError
 from scanside.runtime.golden import golden_checks
-from scanside.runtime.reconstruction import to_pixels
 from scanside.runtime.volume import Volume, load_volume
 
 DEVICE = "cuda,language=cpu,concept_encoder=cpu"
@@ -197,7 +196,7 @@ def chained(
     try:
         for number, (volume, picture) in enumerate(zip(volumes, wanted, strict=True)):
             made = chain.picture(volume, steps=args.steps, seed=3)
-            compare(f"chain, trial {number}", to_pixels(made.image), picture)
+            compare(f"chain, trial {number}", made.pixels, picture)
         for _ in range(10):
             chain.picture(volumes[0], steps=args.steps, seed=3)
         before, wall, steps, vae = free_bytes(chain.gpu), [], [], []

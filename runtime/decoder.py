@@ -20,6 +20,7 @@ from .bundle import Bundle
 from .chat import Chat
 from .clock import Clock, Costs
 from .decoding import Decoding
+from .device_encoding import Placed
 from .devices import stage_devices
 from .errors import InputError
 from .events import Done, Event
@@ -258,7 +259,7 @@ class Decoder(Locating):
         language, clock = self.stages.need_language(), Clock(None)
         tokens = self._normalised_tokens(volume, index, clock)
         with clock.stage("encode"):
-            prefix = self.stages.encode(tokens)["prefix"][0]
+            prefix = self.stages.encode(tokens, ("prefix",))["prefix"][0]
         with clock.stage("language"):
             chat = Chat(language, prefix)
         clock.mark("total")
@@ -309,7 +310,7 @@ class Decoder(Locating):
 
     def _normalised_tokens(
         self, volume: Any, index: int | None, clock: Clock
-    ) -> NDArray[np.float32]:
+    ) -> NDArray[np.float32] | Placed:
         shape = self.stages.preprocessor.geometry.shape
         if isinstance(volume, np.ndarray) and volume.ndim == 2:
             if volume.shape != shape or not np.isfinite(volume).all():
@@ -318,4 +319,4 @@ class Decoder(Locating):
         with clock.stage("load"):
             loaded = volume if isinstance(volume, Volume) else load_volume(volume, index)
         with clock.stage("preprocess"):
-            return self.stages.preprocessor.tokens(loaded)
+            return self.stages.place(loaded)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .clock import Clock, Costs
+from .device_encoding import Placed
 from .errors import InputError
 from .events import Done, Event, Heatmap, Pause, Token
 from .imaging import Imaging
@@ -90,8 +91,8 @@ class Decoding:
         """Refuse to go on: the models that this decoding runs on are taken or gone."""
         self._ended_by = why
 
-    def events(self, tokens: Floats) -> Iterator[Event]:
-        """Decode normalised tokens, (N, C) float32."""
+    def events(self, tokens: Floats | Placed) -> Iterator[Event]:
+        """Decode normalised tokens, (N, C) float32 or those that `Stages.place` made."""
         self._check_live()
         for event in self._events(tokens):
             yield event
@@ -102,12 +103,12 @@ class Decoding:
         if self._ended_by:
             raise InputError(f"this stream cannot go on: {self._ended_by}")
 
-    def _events(self, tokens: Floats) -> Iterator[Event]:
+    def _events(self, tokens: Floats | Placed) -> Iterator[Event]:
         imaging, language = self._imaging, self._stages.language
         if imaging:
             imaging.prepare()
         with self._clock.stage("encode"), self._costs.measured("encode"):
-            encoded = self._stages.encode(tokens)
+            encoded = self._stages.encode(tokens, self._wanted())
         self._result.clip_norm = float(np.linalg.norm(encoded["clip"]))
         if imaging and "preview" in self._request.tasks:
             yield imaging.preview(encoded["latent"])
@@ -123,6 +124,13 @@ class Decoding:
         self._clock.mark("total")
         self._result.latency_ms = self._clock.latency_ms
         yield Done(self._result)
+
+    def _wanted(self) -> set[str]:
+        """Which of the encoder's answers this request needs."""
+        wanted = {"clip", "latent"}
+        if self._request.needs_language or any(map(self._is_sentence, self._request.locate)):
+            wanted.add("prefix")
+        return wanted | ({"hidden"} if self._request.locate else set())
 
     def _pause(self, before: str) -> Iterator[Pause]:
         if self._request.pauses:

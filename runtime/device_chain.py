@@ -1,27 +1,26 @@
 """From a volume in host memory to a picture in host memory, with nothing on the host in between.
 
 One copy in (volume and noise, from pinned memory), the resample kernel, the encoder, all denoising
-steps, the VAE, and the picture out: everything is enqueued on one stream and waited for once.
+steps, the VAE, and the pixels out: everything is enqueued on one stream and waited for once.
 
     with Decoder.open("reference", device="cuda,language=cpu,concept_encoder=cpu") as decoder:
         chain = DeviceChain(decoder.stages)
         made = chain.picture(load_volume("trial.nii.gz"), steps=4, seed=0)
-        made.image, chain.encoded()["clip"]
+        made.pixels, chain.encoded()["clip"]
         chain.close()
+
+`Decoder.decode` looks at the encoder's answers on the way, and waits twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.device_arguments import DeviceArray
-from ..kernels.host_to_host import compact
-from ..kernels.launcher import CudaResampler
+from .device_tokens import DeviceTokens, flat
 from .engines.engine import DeviceEngine
 from .errors import DeviceError
 from .reconstruction import Whole
@@ -29,9 +28,6 @@ from .stages import Stages
 from .volume import Volume
 
 Floats = NDArray[np.float32]
-
-_PREPARED = 16
-"""Launches that are kept: volumes of a run differ only where motion is in their affine."""
 
 
 class DeviceChain:
@@ -60,13 +56,11 @@ class DeviceChain:
                 "device='cuda'"
             )
         self._encoder = encoder
-        self._preprocessor = stages.preprocessor
         self._picture = pictures.reconstruction
         self._empty = pictures.prompt.empty
         self.gpu = encoder.gpu
-        self._resamplers: dict[str, CudaResampler] = {}
-        self._launches: dict[tuple[Any, ...], Callable[[Any], None]] = {}
-        self._opened = ExitStack()
+        tokens = encoder.buffers["tokens"]
+        self._tokens = DeviceTokens(stages.preprocessor, tokens, self.gpu)
 
     def picture(
         self, volume: Volume, *, steps: int, seed: int = 0, states: Floats | None = None
@@ -104,6 +98,27 @@ class DeviceChain:
             seed=seed,
         )
 
+    def preview(self, volume: Volume) -> NDArray[np.uint8]:
+        """The predicted latent as (H, W, 3) uint8, through the tiny decoder if the bundle has one.
+
+        Parameters and errors are those of `picture`; DeviceError where the tiny decoder is not on
+        the GPU.
+        """
+        shown, resident = self._picture.preview_on_device, self._picture.on_device
+        if shown is None:
+            raise DeviceError(
+                "the chain's previews need the tiny decoder on the GPU; open the decoder with "
+                "device='cuda'"
+            )
+        launch = self._placed(volume)
+        resident.send_inbox(volume.data.nbytes)
+        launch(self.gpu.stream)
+        self._encoder.launch()
+        resident.copy_latent(self._encoder.buffers["latent"], shown.decoder.buffers["latent"])
+        shown.enqueue()
+        self.gpu.wait()
+        return shown.read()
+
     def encoded(self) -> dict[str, Floats]:
         """The encoder's answers for the last volume, copied out: clip, latent, prefix, others."""
         outputs, buffers = self._encoder.outputs, self._encoder.buffers
@@ -115,54 +130,13 @@ class DeviceChain:
 
     def _placed(self, volume: Volume) -> Callable[[Any], None]:
         """Put the volume into the inbox; the launch that reads it on the device."""
-        data, resident = compact(volume.data), self._picture.on_device
-        if data.nbytes > resident.inbox.nbytes:
-            resident.reserve(data.nbytes)
-            self._launches.clear()
-        order = np.argsort([-stride for stride in data.strides], kind="stable")
-        flat = data.transpose(*order).reshape(-1)  # as it lies in memory, no copy
-        resident.inbox[: data.nbytes] = flat.view(np.uint8)
-        place = volume.affine.tobytes(), volume.slope, volume.inter
-        key = (data.dtype.name, data.shape, data.strides, *place)
-        if key not in self._launches:
-            if len(self._launches) >= _PREPARED:
-                self._launches.clear()
-            self._launches[key] = self._prepared(volume, data)
-        return self._launches[key]
-
-    def _prepared(self, volume: Volume, data: NDArray[Any]) -> Callable[[Any], None]:
-        preprocessor, room = self._preprocessor, self._picture.on_device.room
-        tokens = self._encoder.buffers["tokens"]
-        volumes = DeviceArray(
-            pointer=room.pointer, shape=data.shape, dtype=data.dtype, strides=data.strides
-        )
-        return self._resampler(data.dtype, tokens.dtype).prepare(
-            volumes,
-            DeviceArray(pointer=tokens.pointer, shape=tokens.shape[1:], dtype=tokens.dtype),
-            model_to_source=preprocessor.model_to_source(volume),
-            slope=volume.slope * preprocessor.scale,
-            inter=volume.inter * preprocessor.scale,
-        )
-
-    def _resampler(self, stored: np.dtype[Any], dtype: np.dtype[Any]) -> CudaResampler:
-        if stored.name not in self._resamplers:
-            kernels = self._preprocessor.kernels
-            assert kernels is not None, "looked at when the chain was made"
-            try:
-                made = CudaResampler(
-                    kernels,
-                    self._preprocessor.geometry,
-                    volume_dtype=stored,
-                    dtype=dtype,
-                    device=self.gpu.number,
-                    **self._preprocessor.statistics,
-                )
-            except (RuntimeError, ValueError) as exc:
-                raise DeviceError(str(exc)) from exc
-            self._resamplers[stored.name] = self._opened.enter_context(made)
-        return self._resamplers[stored.name]
+        data, raw = flat(volume)
+        resident = self._picture.on_device
+        if raw.nbytes > resident.inbox.nbytes:
+            resident.reserve(raw.nbytes)
+        resident.inbox[: raw.nbytes] = raw
+        return self._tokens.launch_of(volume, data, resident.room)
 
     def close(self) -> None:
         """Unload the resample kernels; the engines belong to the decoder. May be called twice."""
-        self._launches.clear()
-        self._opened.close()
+        self._tokens.close()

@@ -30,9 +30,9 @@ States = tuple[Floats, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Made:
-    """A candidate: its picture, the step it was left at, and how well it fits."""
+    """A candidate: its picture (H, W, 3), the step it was left at, and how well it fits."""
 
-    image: Floats
+    pixels: NDArray[np.uint8]
     step: Step
     similarity: float
 
@@ -101,7 +101,7 @@ class Imaging:
 
     def _shown(self, latent: Floats) -> NDArray[np.uint8]:
         with self._clock.stage("preview"), self._costs.measured(self._preview_stage()):
-            return to_pixels(self._picture.preview(latent))
+            return self._picture.preview_pixels(latent)
 
     def _preview_stage(self) -> str:
         return "preview" if self._picture.has_tiny else "vae"
@@ -196,7 +196,7 @@ class Imaging:
         return not self._stopped.is_set() and self._clock.left_s >= self._cost(steps)
 
     def _keep(self, made: _Made, seed: int) -> Image:
-        result, pixels = self._result, to_pixels(made.image)
+        result, pixels = self._result, made.pixels
         result.image, result.steps, result.image_seed = pixels, made.step.number, seed
         result.planned_steps = made.step.of
         result.schedule, result.beta = self._picture.schedule, self._picture.beta
@@ -224,18 +224,23 @@ class Imaging:
                 self._degrade(f"image: {step.number} of {step.of} steps, {why}")
                 break
         assert latest is not None
+        image: Floats | None = None
         with self._clock.stage("vae"), self._costs.measured("vae"):
-            image = self._picture.decode(latest.latent)
-        return _Made(image, latest, self._similarity(image, condition.clip))
+            if self._ranks:
+                image = self._picture.decode(latest.latent)
+                pixels = to_pixels(image)
+            else:
+                pixels = self._picture.pixels(latest.latent)
+        return _Made(pixels, latest, self._similarity(image, condition.clip))
 
     def _whole(self, condition: Condition, steps: int, seed: int) -> _Made:
         """Without a deadline nobody looks at the clock between steps, so nothing has to wait."""
-        made = self._picture.whole(condition, steps=steps, seed=seed)
+        made = self._picture.whole(condition, steps=steps, seed=seed, floats=self._ranks)
         self._costs.learn("step", made.denoised_s / steps)
         self._costs.learn("vae", made.decoded_s)
         self._clock.add("diffusion", made.denoised_s)
         self._clock.add("vae", made.decoded_s)
-        return _Made(made.image, made.step, self._similarity(made.image, condition.clip))
+        return _Made(made.pixels, made.step, self._similarity(made.image, condition.clip))
 
     def _why_to_break_off(self) -> str:
         if self._stopped.is_set():
@@ -256,9 +261,14 @@ class Imaging:
             self._clock.add("diffusion", took)
             yield step
 
-    def _similarity(self, image: Floats, clip: Floats) -> float:
+    @property
+    def _ranks(self) -> bool:
+        """Whether candidates are compared, for which the picture itself has to come to the host."""
+        return self._request.candidates > 1
+
+    def _similarity(self, image: Floats | None, clip: Floats) -> float:
         ranker = self._pictures.ranker
-        if self._request.candidates == 1 or ranker is None:
+        if image is None or ranker is None:
             return 0.0
         with self._clock.stage("rank"), self._costs.measured("rank"):
             return ranker.similarity(image, clip)

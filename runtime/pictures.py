@@ -136,9 +136,9 @@ def warm_pictures(pictures: Pictures, clip: Floats, latent: Floats, costs: Costs
     # not "", whose states are remembered
     _learn(costs, "states", lambda: pictures.prompt.encode("?", remember=False))
     _learn(costs, "step", lambda: picture.denoise(condition, steps=steps, seed=0), per=steps)
-    _learn(costs, "vae", lambda: picture.decode(latent))
+    _learn(costs, "vae", lambda: picture.pixels(latent))
     if picture.has_tiny:
-        _learn(costs, "preview", lambda: picture.preview(latent))
+        _learn(costs, "preview", lambda: picture.preview_pixels(latent))
     if pictures.ranker:
         ranker, image = pictures.ranker, picture.decode(latent)
         _learn(costs, "rank", lambda: ranker.similarity(image, np.ones_like(clip)))

@@ -121,9 +121,7 @@ class Preprocessor:
             infinite once scaled and normalised.
         """
         resample = self._normalised if normalised else self._raw
-        slope, inter = volume.slope * self._scale, volume.inter * self._scale
-        if not max(abs(slope), abs(inter)) <= float(np.finfo(np.float32).max):
-            raise self._too_large(volume)
+        slope, inter = self.scaling(volume)
         try:
             tokens = resample(
                 volume.data, model_to_source=self.model_to_source(volume), slope=slope, inter=inter
@@ -131,10 +129,19 @@ class Preprocessor:
         except RuntimeError as exc:  # of the driver
             raise DeviceError(str(exc)) from exc
         if not np.isfinite(tokens).all():
-            raise self._too_large(volume)
+            raise self.too_large(volume)
         return tokens
 
-    def _too_large(self, volume: Volume) -> InputError:
+    def scaling(self, volume: Volume) -> tuple[float, float]:
+        """Slope and intercept from stored values to the bundle's units; InputError where these are
+        no float32."""
+        slope, inter = volume.slope * self._scale, volume.inter * self._scale
+        if not max(abs(slope), abs(inter)) <= float(np.finfo(np.float32).max):
+            raise self.too_large(volume)
+        return slope, inter
+
+    def too_large(self, volume: Volume) -> InputError:
+        """What is said of a volume whose values become infinite."""
         return InputError(
             f"{volume.name}: its values become infinite with slope {volume.slope:g}, intercept "
             f"{volume.inter:g} and the bundle's scale {self._scale:g}; check header and units"

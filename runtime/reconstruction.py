@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .device_picture import NOT_FINITE, DevicePicture
 from .engines.buffer import Buffer
 from .engines.engine import DeviceEngine, Engine
 from .engines.gpu import Gpu
@@ -60,8 +61,10 @@ class Whole:
 
     step: Step
     """The last one."""
-    image: Floats
-    """(1, 3, H, W) float32 in [-1, 1] up to overshoot."""
+    pixels: NDArray[np.uint8]
+    """(H, W, 3)."""
+    image: Floats | None
+    """(1, 3, H, W) float32 in [-1, 1] up to overshoot, where it was asked for."""
     denoised_s: float
     """Time that the GPU took for the steps, and for the picture of the latent."""
     decoded_s: float
@@ -121,6 +124,11 @@ class Reconstruction:
             self._time = time_rows(times, embeddings, self._schedules)
         except ValueError as exc:
             raise BundleError(f"{spec.arrays}: {exc}; export the bundle again") from exc
+        self._pictures: dict[Engine, DevicePicture] = {
+            engine: DevicePicture(engine)
+            for engine in (vae, tiny)
+            if isinstance(engine, DeviceEngine)
+        }
         self._resident: Resident | None = None
         self._device_clip: Buffer | None = None
         self._events: list[Any] = []
@@ -132,7 +140,7 @@ class Reconstruction:
         if isinstance(unet, DeviceEngine) and isinstance(vae, DeviceEngine):
             self._resident = Resident(
                 unet,
-                vae,
+                self._pictures[vae],
                 unet.gpu,
                 spec=spec,
                 arrays=arrays,
@@ -270,10 +278,11 @@ class Reconstruction:
             if plan.draws_noise and not last:
                 met[1 + steps + k] = rng.standard_normal(met.shape[1], np.float32)
 
-    def whole(self, condition: Condition, *, steps: int, seed: int) -> Whole:
+    def whole(self, condition: Condition, *, steps: int, seed: int, floats: bool = False) -> Whole:
         """All steps and the picture of the latent, enqueued on the GPU and waited for once.
 
-        Parameters and errors are those of `steps`; only where `resident`.
+        Parameters and errors are those of `steps`; with `floats` the picture comes in float32, too.
+        Only where `resident`.
         """
         resident = self._resident
         assert resident is not None, "the caller looks at `resident`"
@@ -282,7 +291,7 @@ class Reconstruction:
         began, *_ = self._clocks(gpu)
         gpu.note(began)
         self._enqueue_start(resident, condition, plan, beta, _philox(seed))
-        return self._rest(resident, plan)
+        return self._rest(resident, plan, floats)
 
     def from_device(
         self,
@@ -293,6 +302,7 @@ class Reconstruction:
         *,
         steps: int,
         seed: int,
+        floats: bool = False,
     ) -> Whole:
         """As `whole`, from what an encoder leaves on the device; only where `resident`.
 
@@ -305,6 +315,7 @@ class Reconstruction:
         latent : (1, 4, h, w)
         states : (1, L, W) float32
         steps, seed : int
+        floats : bool
         """
         resident = self._resident
         assert resident is not None, "the caller looks at `resident`"
@@ -314,17 +325,22 @@ class Reconstruction:
         upstream()
         gpu.note(began)
         resident.begin(states, beta, latent, clip)
-        return self._rest(resident, plan)
+        return self._rest(resident, plan, floats)
 
-    def _rest(self, resident: Resident, plan: Schedule) -> Whole:
+    def _rest(self, resident: Resident, plan: Schedule, floats: bool) -> Whole:
         """Enqueue all steps and the picture, and wait once."""
         _, denoised, decoded = self._events
         resident.denoise(plan)
         resident.gpu.note(denoised)
-        resident.decode()
+        resident.decode(floats=floats)
         resident.gpu.note(decoded)
         resident.gpu.wait()
-        return self._made(resident, plan.steps)
+        return self._made(resident, plan.steps, floats)
+
+    @property
+    def preview_on_device(self) -> DevicePicture | None:
+        """What previews are made with, where that runs on a GPU."""
+        return self._pictures.get(self._tiny or self._vae)
 
     @property
     def on_device(self) -> Resident:
@@ -337,13 +353,14 @@ class Reconstruction:
             self._events = [gpu.clock() for _ in range(3)]
         return self._events
 
-    def _made(self, resident: Resident, steps: int) -> Whole:
+    def _made(self, resident: Resident, steps: int, floats: bool) -> Whole:
         began, denoised, decoded = self._events
         gpu = resident.gpu
         last = _finite_step(Step(steps, steps, resident.latent))
         return Whole(
             last,
-            _finite(resident.image),
+            resident.pixels,
+            resident.image if floats else None,
             gpu.seconds_between(began, denoised),
             gpu.seconds_between(denoised, decoded),
         )
@@ -409,6 +426,8 @@ class Reconstruction:
         """Free what it holds on a GPU; may be called twice."""
         if self._resident:
             self._resident.close()
+        for picture in self._pictures.values():
+            picture.close()
 
     def decode(self, latent: Floats) -> Floats:
         """The picture of a latent, (1, 3, H, W) float32 in [-1, 1] up to overshoot.
@@ -423,6 +442,19 @@ class Reconstruction:
     def preview(self, latent: Floats) -> Floats:
         """The same through the tiny decoder, or through the VAE where the bundle has none."""
         return _finite((self._tiny or self._vae).run({"latent": latent})["image"])
+
+    def pixels(self, latent: Floats) -> NDArray[np.uint8]:
+        """What `decode` gives as (H, W, 3) uint8; on a GPU only the pixels come to the host."""
+        return self._shown(self._vae, latent)
+
+    def preview_pixels(self, latent: Floats) -> NDArray[np.uint8]:
+        """What `preview` gives as (H, W, 3) uint8."""
+        return self._shown(self._tiny or self._vae, latent)
+
+    def _shown(self, decoder: Engine, latent: Floats) -> NDArray[np.uint8]:
+        if decoder in self._pictures:
+            return self._pictures[decoder].of(latent)
+        return to_pixels(_finite(decoder.run({"latent": latent})["image"]))
 
 
 def _philox(seed: int) -> np.random.Generator:
@@ -440,10 +472,7 @@ def _finite_step(step: Step) -> Step:
 
 def _finite(image: Floats) -> Floats:
     if not np.isfinite(image).all():
-        raise ScansideError(
-            "the decoded picture is not finite; check the volume's units, and the bundle with "
-            "scanside verify"
-        )
+        raise ScansideError(NOT_FINITE)
     return image
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .device_picture import DevicePicture
 from .engines.arithmetic import Arithmetic
 from .engines.buffer import Buffer
 from .engines.capture import Replayed
@@ -36,8 +37,10 @@ class Resident:
 
     Parameters
     ----------
-    unet, vae : DeviceEngine
+    unet : DeviceEngine
         Opened on `gpu`.
+    picture : DevicePicture
+        The VAE's.
     gpu : Gpu
     spec : DiffusionSpec
     arrays : mapping
@@ -53,7 +56,7 @@ class Resident:
     def __init__(
         self,
         unet: DeviceEngine,
-        vae: DeviceEngine,
+        picture: DevicePicture,
         gpu: Gpu,
         *,
         spec: DiffusionSpec,
@@ -63,7 +66,7 @@ class Resident:
         empty_states: Floats,
     ) -> None:
         self.gpu = gpu
-        self._unet, self._vae = unet, vae
+        self._unet, self._picture, self._vae = unet, picture, picture.decoder
         self._spec, self._arrays = spec, arrays
         self._arithmetic = Arithmetic(gpu)
         self._size = size = math.prod(spec.latent_shape)
@@ -85,8 +88,9 @@ class Resident:
         self._states: Floats | None = None
         self._graphs: dict[int, tuple[Schedule, Replayed]] = {}
         """All steps of a schedule, by its `id`; only where the U-Net's engine may be captured."""
-        self._picture = Replayed(gpu, self._decode)
-        self._image = gpu.pinned(vae.outputs["image"].shape, vae.outputs["image"].dtype)
+        self._decoding = Replayed(gpu, self._decode)
+        image = self._vae.outputs["image"]
+        self._image = gpu.pinned(image.shape, image.dtype)
         self._latent_out = gpu.pinned((1, *spec.latent_shape), np.float32)
 
     def reserve(self, room_bytes: int) -> None:
@@ -114,6 +118,14 @@ class Resident:
         self._host_noise, self._host_shift = host[size : 2 * size], host[2 * size :]
         self.inbox = self._pinned[front:]
         """Pinned host memory for what else is to come in."""
+
+    def send_inbox(self, size: int) -> None:
+        """Copy the first `size` bytes of `inbox` in, without noise."""
+        self.gpu.upload(self.inbox[:size], self.room.part(0, (size,)))
+
+    def copy_latent(self, latent: Buffer, to: Buffer) -> None:
+        """Enqueue a copy of a latent (1, 4, h, w) in the other buffer's type."""
+        self._combine(to, latent, self._one, terms=1)
 
     def _constant(self, values: NDArray[Any]) -> Buffer:
         buffer = self.gpu.allocate(values.shape, values.dtype)
@@ -220,18 +232,19 @@ class Resident:
             self.step(plan, number)
         self.end(plan, plan.steps)
 
-    def decode(self) -> None:
-        """Enqueue the picture of the clean latent, and its copy to the host; one CUDA graph like
-        the steps."""
+    def decode(self, *, floats: bool = False) -> None:
+        """Enqueue the picture of the clean latent, and the copy of its pixels to the host; one CUDA
+        graph like the steps. With `floats` the picture itself is copied, too."""
         if self._vae.capturable:
-            self._picture.launch()
+            self._decoding.launch()
         else:
             self._decode()
+        if floats:
+            self.gpu.download(self._vae.buffers["image"], self._image)
 
     def _decode(self) -> None:
-        self._combine(self._vae.buffers["latent"], self._clean, self._one, terms=1)
-        self._vae.launch()
-        self.gpu.download(self._vae.buffers["image"], self._image)
+        self.copy_latent(self._clean, self._vae.buffers["latent"])
+        self._picture.enqueue()
 
     @property
     def latent(self) -> Floats:
@@ -239,8 +252,14 @@ class Resident:
         return self._latent_out.copy()
 
     @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 of what the last `decode` gave, after waiting; ScansideError where the
+        picture is not finite."""
+        return self._picture.read()
+
+    @property
     def image(self) -> Floats:
-        """(1, 3, H, W) float32, a copy of what the last `decode` gave, after waiting."""
+        """(1, 3, H, W) float32, a copy of what the last `decode` with `floats` gave."""
         return self._image.astype(np.float32)
 
     def _combine(self, target: Buffer, sources: Buffer, weights: Buffer, terms: int) -> None:
@@ -275,5 +294,5 @@ class Resident:
         """Free the graphs and unload the kernels; the memory belongs to the Gpu."""
         for _, graph in self._graphs.values():
             graph.close()
-        self._picture.close()
+        self._decoding.close()
         self._arithmetic.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .clock import Costs
+from .device_encoding import DeviceEncoding, Placed
 from .engines.driver import need_gpu
-from .engines.engine import Engine, check_contract, warm
+from .engines.engine import DeviceEngine, Engine, check_contract, warm
 from .engines.gpu import Gpu
 from .engines.onnx_cpu import OnnxEngine
 from .engines.onnx_cuda import HALF_OPTIONS, OnnxCudaEngine
@@ -27,6 +28,7 @@ from .manifest import EncoderSpec
 from .memory_plan import CONTEXT_BYTES, MemoryPlan, plan_memory
 from .pictures import Pictures, open_pictures, open_ranker, warm_pictures
 from .preprocess import Preprocessor
+from .volume import Volume
 
 Floats = NDArray[np.float32]
 
@@ -49,23 +51,59 @@ class Stages:
     placement: dict[str, str]
     engines: Engines
     """Every graph that was opened, and the GPU that they share."""
+    on_device: DeviceEncoding | None = None
+    """Where resample kernel and encoder run on one GPU, what joins them there."""
 
-    def encode(self, tokens: Floats) -> dict[str, Floats]:
-        """The encoder's outputs for normalised tokens, (N, C) float32.
+    def place(self, volume: Volume) -> Floats | Placed:
+        """The tokens of a volume for `encode`: on the GPU where the encoder reads them there.
+
+        Raises
+        ------
+        InputError
+            As `Preprocessor.tokens`.
+        """
+        if self.on_device:
+            return self.on_device.place(volume)
+        return self.preprocessor.tokens(volume)
+
+    def encode(
+        self, tokens: Floats | Placed, wanted: Iterable[str] | None = None
+    ) -> dict[str, Floats]:
+        """The encoder's outputs.
+
+        Parameters
+        ----------
+        tokens : (N, C) float32 or Placed
+            Normalised; from `place`, or the caller's own.
+        wanted : iterable of str, optional
+            Names of outputs, all by default. What stays on a GPU takes no time to copy.
 
         Raises
         ------
         InputError
             An output that is not finite.
         """
-        encoded = self.encoder.run({"tokens": tokens[None]})
+        names = self.encoder.outputs if wanted is None else wanted
+        if isinstance(tokens, Placed):
+            assert self.on_device is not None, "it made them"
+            encoded = self.on_device.encode(tokens, names)
+        else:
+            encoded = self.encoder.run({"tokens": tokens[None]})
         for name, values in encoded.items():
             if not np.isfinite(values).all():
-                raise InputError(
-                    f"the encoder's {name} is not finite for this volume, whose normalised values "
-                    f"reach {np.abs(tokens).max():.1e}; check the volume's units"
-                )
+                raise self._not_finite(name, tokens)
         return encoded
+
+    def _not_finite(self, name: str, tokens: Floats | Placed) -> InputError:
+        if isinstance(tokens, Placed):
+            assert self.on_device is not None, "it made them"
+            largest = self.on_device.largest()
+        else:
+            largest = float(np.abs(tokens).max())
+        return InputError(
+            f"the encoder's {name} is not finite for this volume, whose normalised values reach "
+            f"{largest:.1e}; check the volume's units"
+        )
 
     def need_language(self) -> LanguageModel:
         """The language model; an InputError where the bundle has none."""
@@ -86,6 +124,8 @@ class Stages:
         """Free what Python does not free by itself; may be called twice."""
         if self.localizer:
             self.localizer.close()
+        if self.on_device:
+            self.on_device.close()
         self.preprocessor.close()
         if self.language:
             self.language.close()
@@ -161,6 +201,9 @@ def _open_stages(
             bundle.path(text.file), text, threads=threads, device=devices["language"]
         )
         placement["language"] = language.provider
+    on_device = None
+    if isinstance(encoder, DeviceEngine) and preprocessor.kernels is not None:
+        on_device = DeviceEncoding(preprocessor, encoder)
     return Stages(
         preprocessor=preprocessor,
         encoder=encoder,
@@ -169,6 +212,7 @@ def _open_stages(
         localizer=localizer,
         placement=placement,
         engines=engines,
+        on_device=on_device,
     )
 
 

@@ -3,8 +3,8 @@
    Memory is the host's, and a stream does at once what it is given. In place of the kernel, which the
    interpreter tests, a launch computes int16 volumes into float32 tokens from nothing but the
    arguments that it is handed, in the order of the launch contract (ARGUMENTS in
-   kernels/variants.py); the small kernels of runtime/engines/arithmetic.py are computed likewise. Like the real driver it refuses work while no
-   context is current. It reads from the environment, at each call:
+   kernels/variants.py); the small kernels of runtime/engines/arithmetic.py and pixels.py are computed
+   likewise. Like the real driver it refuses work while no context is current. It reads from the environment, at each call:
 
      STAND_IN_CAPABILITY  compute capability, ten times
      STAND_IN_CUDA        newest CUDA of the driver, a thousand times; 13000 by default
@@ -22,7 +22,8 @@
 enum { SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONTEXT = 201, NOT_FOUND = 500 };
 enum { MAJOR = 75, MINOR = 76, MULTIPROCESSORS = 16 };
 
-static int depth, context, module, kernel, small_module, combine, affine, stream, event, graph;
+static int depth, context, module, kernel, small_module, combine, affine, looks_module, pixels,
+    check, stream, event, graph;
 
 static int called(const char *name, int needs_context)
 {
@@ -159,6 +160,10 @@ static int load(void **to, const char *image)
         *to = &small_module;
         return SUCCESS;
     }
+    if (!is_elf && strstr(image, ".visible .entry pixels") && strstr(image, ".visible .entry finite")) {
+        *to = &looks_module;
+        return SUCCESS;
+    }
     *to = &module;
     return is_elf || strstr(image, ".visible .entry resample_kernel") ? SUCCESS : INVALID_VALUE;
 }
@@ -166,7 +171,8 @@ static int load(void **to, const char *image)
 static int unload(void *which)
 {
     CALLED("cuModuleUnload", 1);
-    return which == &module || which == &small_module ? SUCCESS : INVALID_VALUE;
+    return which == &module || which == &small_module || which == &looks_module ? SUCCESS
+                                                                                 : INVALID_VALUE;
 }
 
 static int function(void **to, void *of, const char *name)
@@ -174,6 +180,10 @@ static int function(void **to, void *of, const char *name)
     CALLED("cuModuleGetFunction", 1);
     if (of == &small_module) {
         *to = !strcmp(name, "combine") ? &combine : !strcmp(name, "affine") ? &affine : NULL;
+        return *to ? SUCCESS : NOT_FOUND;
+    }
+    if (of == &looks_module) {
+        *to = !strcmp(name, "pixels") ? &pixels : !strcmp(name, "finite") ? &check : NULL;
         return *to ? SUCCESS : NOT_FOUND;
     }
     *to = &kernel;
@@ -229,6 +239,33 @@ static int launch_affine(void **p)
     const uint32_t length = *(uint32_t *)p[4], half = *(uint32_t *)p[5];
     for (int64_t i = 0; i < length; i++)
         write_number(target, i, fmaf(read_number(source, i, half & 1), scale[i], shift[i]), half & 2);
+    return SUCCESS;
+}
+
+/* target, image, note, length, half */
+static int launch_pixels(void **p)
+{
+    unsigned char *target = *(unsigned char **)p[0];
+    const void *image = *(void **)p[1];
+    uint32_t *note = *(uint32_t **)p[2];
+    const uint32_t length = *(uint32_t *)p[3], half = *(uint32_t *)p[4];
+    for (int64_t i = 0; i < length; i++)
+        for (int64_t c = 0; c < 3; c++) {
+            const float value = read_number(image, c * length + i, half & 1);
+            if (!isfinite(value)) *note = 1;
+            target[3 * i + c] = (unsigned char)rintf(fminf(fmaxf(value * 0.5f + 0.5f, 0), 1) * 255.0f);
+        }
+    return SUCCESS;
+}
+
+/* source, note, length, half */
+static int launch_finite(void **p)
+{
+    const void *source = *(void **)p[0];
+    uint32_t *note = *(uint32_t **)p[1];
+    const uint32_t length = *(uint32_t *)p[2], half = *(uint32_t *)p[3];
+    for (int64_t i = 0; i < length; i++)
+        if (!isfinite(read_number(source, i, half & 1))) *note = 1;
     return SUCCESS;
 }
 
@@ -426,6 +463,11 @@ static int launch(
         const uint32_t length = *(uint32_t *)p[4];
         if (on != &stream || threads * x < length || y * z != 1 || shared) return INVALID_VALUE;
         return which == &combine ? launch_combine(p) : launch_affine(p);
+    }
+    if (which == &pixels || which == &check) {
+        const uint32_t length = *(uint32_t *)p[which == &pixels ? 3 : 2];
+        if (on != &stream || threads * x < length || y * z != 1 || shared) return INVALID_VALUE;
+        return which == &pixels ? launch_pixels(p) : launch_finite(p);
     }
     if (which != &kernel || !(x && y && z) || threads_y != 1 || threads_z != 1 || extra)
         return INVALID_VALUE;

@@ -7,113 +7,18 @@ but the networks and the GPU is the real thing. Each test is a process of its ow
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).with_name("stand_in_driver.c")
-PREPARED = """
-import ctypes, math
-from dataclasses import replace
-import numpy as np
-from scanside.runtime.bundle import Bundle
-from scanside.runtime.engines.gpu import Gpu
-from scanside.runtime.errors import ScansideError
-from scanside.runtime.manifest import TensorSpec
-from scanside.runtime.reconstruction import Condition, Reconstruction
-
-bundle = Bundle.open("reference")
-given, arrays = bundle.manifest.diffusion, bundle.arrays(bundle.manifest.diffusion.arrays)
-rng = np.random.default_rng(0)
-E, W, D, L = arrays["time_embeddings"].shape[1], 6, arrays["clip_scale"].size, 3
-
-def look(buffer):
-    memory = (ctypes.c_uint8 * buffer.nbytes).from_address(buffer.pointer)
-    return np.ctypeslib.as_array(memory).view(buffer.dtype).reshape(buffer.shape)
-
-def unet(sample, time, states, class_labels):
-    told = time.sum() + states.sum((1, 2)) + (class_labels * np.arange(2 * D)).sum(1) / D
-    return {"out": np.tanh(sample + 0.1 * told[:, None, None, None]) - 0.2 * sample}
-
-def vae(latent):
-    return {"image": np.tanh(latent[:, :3].repeat(2, 2).repeat(2, 3))}
-
-class Host:
-    stage, provider = "net", "numpy"
-    def __init__(self, work, inputs, outputs, dtype):
-        self.work = work
-        self.inputs, self.outputs = (
-            {n: TensorSpec(shape=s, dtype=dtype) for n, s in kind.items()}
-            for kind in (inputs, outputs)
-        )
-    def run(self, feeds):
-        half = {n: np.asarray(v, self.inputs[n].dtype) for n, v in feeds.items()}
-        out = self.work(**{n: v.astype("f4") for n, v in half.items()})
-        return {n: v.astype(self.outputs[n].dtype).astype("f4") for n, v in out.items()}
-    def close(self):
-        pass
-
-class Device(Host):
-    capturable = False
-    def __init__(self, gpu, *given):
-        super().__init__(*given)
-        self.gpu = gpu
-        specs = self.inputs | self.outputs
-        self.buffers = {n: gpu.allocate(s.shape, s.dtype) for n, s in specs.items()}
-    def bind(self, buffers):
-        raise AssertionError("addresses stay")
-    def launch(self):
-        out = Host.run(self, {n: look(self.buffers[n]) for n in self.inputs})
-        for name, values in out.items():
-            look(self.buffers[name])[...] = values
-
-def networks(make, batch, dtype):
-    c, h, w = given.latent_shape
-    sample, image = (batch, c, h, w), (1, 3, 2 * h, 2 * w)
-    inputs = {
-        "sample": sample, "time": (1, E), "states": (batch, L, W), "class_labels": (batch, 2 * D)
-    }
-    yield make(unet, inputs, {"out": sample}, dtype)
-    yield make(vae, {"latent": (1, c, h, w)}, {"image": image}, dtype)
-
-def condition():
-    return Condition(
-        clip=rng.standard_normal((1, D), np.float32),
-        latent=rng.standard_normal((1, *given.latent_shape), np.float32),
-        states=rng.standard_normal((1, L, W), np.float32),
-    )
-"""
+from .stand_in import Run, built
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[str, list[str]]]:
-    """What code prints that runs on the stand-in, and the calls that the stand-in got."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    assert compiler, "the native code needs a C compiler, and so does this test"
-    folder = tmp_path_factory.mktemp("driver")
-    command = [compiler, "-std=gnu11", "-shared", "-fPIC", "-o", folder / "libcuda.so.1", SOURCE]
-    subprocess.run([*command, "-lm"], check=True)
-
-    def run(code: str, **settings: str) -> tuple[str, list[str]]:
-        log = folder / "calls"
-        log.unlink(missing_ok=True)
-        wanted = {"LD_LIBRARY_PATH": str(folder), "STAND_IN_CAPABILITY": "90"}
-        done = subprocess.run(
-            [sys.executable, "-P", "-W", "error", "-c", PREPARED + code],
-            env=os.environ | wanted | {"STAND_IN_LOG": str(log)} | settings,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout, log.read_text().splitlines()
-
-    return run
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs code on the stand-in."""
+    return built(tmp_path_factory.mktemp("driver"))
 
 
 COMPARED = """
@@ -137,9 +42,12 @@ for name in sorted(drawn, key=drawn.get):
 assert sorted(set(drawn.values())) == [False, True]
 for _ in range(2):
     what = condition()
-    one, made = here.denoise(what, steps=4, seed=9), there.whole(what, steps=4, seed=9)
+    one, made = here.denoise(what, steps=4, seed=9), there.whole(what, steps=4, seed=9, floats=True)
     print(np.abs(one - made.step.latent).max() / np.abs(one).max())
     print(np.abs(here.decode(one) - made.image).max())
+    assert np.array_equal(to_pixels(made.image), made.pixels)
+    assert np.array_equal(to_pixels(there.decode(made.step.latent)), there.pixels(made.step.latent))
+    assert np.array_equal(there.pixels(made.step.latent), there.preview_pixels(made.step.latent))
     assert (made.denoised_s, made.decoded_s) == (0.002, 0.002)
 there.close()
 gpu.close()
@@ -155,7 +63,7 @@ gpu.close()
     ],
 )
 def test_denoising_on_the_device_is_that_of_the_host(
-    run: Callable[..., tuple[str, list[str]]], guidance: float, mix: str, dtype: str, most: float
+    run: Run, guidance: float, mix: str, dtype: str, most: float
 ) -> None:
     settings = f"GUIDANCE, MIX, DTYPE = {guidance}, {mix!r}, {dtype!r}\n"
     out, calls = run(settings + COMPARED)
@@ -174,7 +82,7 @@ def test_denoising_on_the_device_is_that_of_the_host(
         assert count[opens] == count[closes] > 0, opens
 
 
-def test_a_whole_picture_waits_once(run: Callable[..., tuple[str, list[str]]]) -> None:
+def test_a_whole_picture_waits_once(run: Run) -> None:
     code = """
 gpu = Gpu.open()
 made = Reconstruction(
@@ -212,7 +120,7 @@ for _ in range(3):
     log.write_text("")
     found = made.whole(what, steps=4, seed=0)
     # the stand-in does the work while it is captured, and nothing when a graph is launched
-    assert np.array_equal(found.image, wanted.image)
+    assert np.array_equal(found.pixels, wanted.pixels)
     calls = log.read_text().splitlines()
     print(*(calls.count(name) for name in ("cuStreamBeginCapture", "cuGraphLaunch",
           "cuLaunchKernel", "cuStreamSynchronize")))
@@ -225,32 +133,26 @@ gpu.close()
 """
 
 
-def test_engines_that_may_be_captured_become_two_graphs(
-    run: Callable[..., tuple[str, list[str]]],
-) -> None:
+def test_engines_that_may_be_captured_become_two_graphs(run: Run) -> None:
     """All steps with the clean latent, and the picture; what comes before differs each time."""
     out, _ = run(REPLAYED.replace("CAPTURABLE", "True"))
     second, third, fourth, other_schedule, freed = out.splitlines()
     begin = 2  # kernels before the first step: the start, and the CLIP vector
-    # two captures, each of which waits before; 4 steps of 2 kernels, the latent, the picture's
-    assert second == f"2 2 {begin + 4 * 2 + 1 + 1} 3"
+    # two captures, each of which waits before; 4 steps of 2 kernels, the latent, the picture's two
+    assert second == f"2 2 {begin + 4 * 2 + 1 + 2} 3"
     assert third == fourth == f"0 2 {begin} 1"
     assert other_schedule == "0 1"  # its first run is enqueued as it is, the picture is a graph
     assert freed == "2"
 
 
-def test_engines_with_graphs_of_their_own_are_not_captured(
-    run: Callable[..., tuple[str, list[str]]],
-) -> None:
+def test_engines_with_graphs_of_their_own_are_not_captured(run: Run) -> None:
     out, _ = run(REPLAYED.replace("CAPTURABLE", "False"))
     *runs, other_schedule, freed = out.splitlines()
-    assert set(runs) == {"0 0 12 1"}
+    assert set(runs) == {"0 0 13 1"}
     assert (other_schedule, freed) == ("0 0", "0")
 
 
-def test_a_caller_s_own_stream_is_used_and_destroyed(
-    run: Callable[..., tuple[str, list[str]]],
-) -> None:
+def test_a_caller_s_own_stream_is_used_and_destroyed(run: Run) -> None:
     """As `benchmarks/gpu_beside.py` runs the U-Net beside the language model."""
     benchmarks = Path(__file__).resolve().parent.parent / "benchmarks"
     code = f"""
@@ -268,9 +170,7 @@ gpu.close()
     assert count["cuStreamCreateWithPriority"] == count["cuStreamDestroy"] == 1
 
 
-def test_what_is_not_finite_is_told_with_its_step(
-    run: Callable[..., tuple[str, list[str]]],
-) -> None:
+def test_what_is_not_finite_is_told_with_its_step(run: Run) -> None:
     code = """
 gpu = Gpu.open()
 made = Reconstruction(
@@ -286,9 +186,16 @@ for work in (lambda bad: list(made.steps(bad, steps=4, seed=0)),
     except ScansideError as exc:
         print(exc)
 assert np.array_equal(made.denoise(what, steps=4, seed=0), good), "nothing is left behind"
+for latent in (np.full_like(what.latent, np.nan), good):
+    try:
+        print(made.pixels(latent).shape)
+    except ScansideError as exc:
+        print(exc)
 """
     out, _ = run(code)
-    first, whole = out.splitlines()
+    first, whole, picture, after = out.splitlines()
+    assert picture.startswith("the decoded picture is not finite; check the volume's units")
+    assert after.endswith(", 3)"), "what was noted of one picture is not told of the next"
     assert first.startswith("the latent is not finite after step 1 of 4; check the volume's units")
     assert whole.startswith("the latent is not finite after step 4 of 4; check the volume's units")
 
@@ -328,7 +235,7 @@ gpu.close()
     ],
 )
 def test_a_library_s_work_is_captured_or_the_reason_told(
-    run: Callable[..., tuple[str, list[str]]], node: str, fails: bool, said: str
+    run: Run, node: str, fails: bool, said: str
 ) -> None:
     settings = {"STAND_IN_NODE": node} if node else {}
     out, calls = run(f"FAILS = {fails}\n{CAPTURED}", **settings)
