@@ -105,8 +105,7 @@ def _chains(
     count = iter(range(1 << 60))
 
     def encoded() -> dict[str, Any]:
-        volume = given[next(count) % len(given)]
-        return stages.encode(stages.preprocessor.tokens(volume))
+        return stages.encode(stages.place(given[next(count) % len(given)]), ("clip", "latent"))
 
     def denoised(steps: int) -> Any:
         from scanside.runtime.reconstruction import Condition
@@ -121,18 +120,20 @@ def _chains(
         )
 
     chains: dict[str, Callable[[], object]] = {
-        "preview through the tiny decoder": lambda: picture.preview(encoded()["latent"]),
-        "preview through the VAE": lambda: picture.decode(encoded()["latent"]),
-        "1 step, tiny decoder": lambda: picture.preview(denoised(1)),
+        "preview through the tiny decoder": lambda: picture.preview_pixels(encoded()["latent"]),
+        "preview through the VAE": lambda: picture.pixels(encoded()["latent"]),
+        "1 step, tiny decoder": lambda: picture.preview_pixels(denoised(1)),
         "Decoder.decode, preview": through_decode(("preview",)),
         "Decoder.decode, image of 4 steps": through_decode(("image",), 4),
     }
     if args.device == "cpu":
-        return {"4 steps, VAE": lambda: picture.decode(denoised(4)), **chains}
+        return {"4 steps, VAE": lambda: picture.pixels(denoised(4)), **chains}
     chain = DeviceChain(stages)
     made: dict[str, Callable[[], object]] = {
-        "4 steps, VAE": lambda: chain.picture(given[next(count) % len(given)], steps=4)
+        "4 steps, VAE": lambda: chain.picture(given[next(count) % len(given)], steps=4),
+        "preview through the tiny decoder": lambda: chain.preview(given[next(count) % len(given)]),
     }
+    chains["preview, step by step"] = chains.pop("preview through the tiny decoder")
     return made | chains
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scanside.runtime.engines.gpu import Gpu
 from scanside.runtime.engines.onnx_cpu import OnnxEngine
-from scanside.runtime.engines.onnx_cuda import OnnxCudaEngine
+from scanside.runtime.engines.onnx_cuda import HALF_OPTIONS, OnnxCudaEngine
 
 Json = dict[str, Any]
 RUNS = {"encoder": 1000, "preview_decoder": 1000, "vae_decoder": 300, "unet": 300}
@@ -30,19 +30,20 @@ def inputs_of(engine: Any) -> dict[str, NDArray[Any]]:
     return seeded({name: (spec.shape, spec.dtype) for name, spec in engine.inputs.items()})
 
 
-def reference_file(args: Namespace, name: str) -> Path:
+def reference_file(scratch: Path, name: str) -> Path:
     """Where the CPU's answer is kept."""
-    return args.scratch / "reference" / f"{name}.npz"
+    return scratch / "reference" / f"{name}.npz"
 
 
 def answer_on_cpu(args: Namespace, name: str, threads: int) -> None:
     """Run a graph once on the CPU and keep its outputs."""
     engine = OnnxEngine(name, args.scratch / "full" / f"{name}.onnx", threads)
     found = engine.run(inputs_of(engine))
-    reference_file(args, name).parent.mkdir(parents=True, exist_ok=True)
-    scratch = reference_file(args, name).with_suffix(".part.npz")
-    np.savez(scratch, allow_pickle=False, **found)
-    scratch.replace(reference_file(args, name))
+    kept = reference_file(args.scratch, name)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(".part.npz")
+    np.savez(part, allow_pickle=False, **found)
+    part.replace(kept)
 
 
 def engine_part(args: Namespace, name: str) -> Json:
@@ -50,12 +51,12 @@ def engine_part(args: Namespace, name: str) -> Json:
     path = args.scratch / "full" / f"{name}.onnx"
     began = time.perf_counter()
     gpu = Gpu.open()
-    engine = OnnxCudaEngine(name, path, gpu)
+    engine = OnnxCudaEngine(name, path, gpu, options=HALF_OPTIONS)
     opened_s = time.perf_counter() - began
     feeds = inputs_of(engine)
     found = engine.run(feeds)
     first_s = time.perf_counter() - began
-    result: Json = {"differences": _differences(args, name, found)}
+    result: Json = {"differences": differences(args.scratch, name, found)}
     runs = max(int(RUNS[name] * args.scale), 3)
 
     def work() -> None:
@@ -79,10 +80,11 @@ def engine_part(args: Namespace, name: str) -> Json:
     return result
 
 
-def _differences(args: Namespace, name: str, found: dict[str, NDArray[Any]]) -> Json:
+def differences(scratch: Path, name: str, found: dict[str, NDArray[Any]]) -> Json:
+    """How far a graph's answers are from the CPU's; SystemExit where one is not finite."""
     if not all(np.isfinite(values).all() for values in found.values()):
         raise SystemExit(f"{name} gives numbers that are not finite; nothing is timed")
-    kept = reference_file(args, name)
+    kept = reference_file(scratch, name)
     if not kept.is_file():
         return {"against": "nothing: the CPU's answer was not ready"}
     with np.load(kept, allow_pickle=False) as wanted:

@@ -6,13 +6,28 @@ import json
 import shutil
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hollow_graph import fill, weights_file
 
+from scanside.export.attention_operator import fuse_attention_file
+from scanside.export.gelu_operator import fuse_gelus_file
+from scanside.export.group_norm_operator import fuse_group_norm_file
+from scanside.export.packed_attention_operator import fuse_packed_attention_file
+from scanside.export.skip_norm_operator import fuse_skip_norms_file
+
 Json = dict[str, Any]
 NETWORKS = ("encoder", "preview_decoder", "unet", "vae_decoder")
+FUSIONS: dict[str, Callable[[Path], object]] = {
+    "attention": fuse_attention_file,
+    "norms": fuse_group_norm_file,
+    "packed": fuse_packed_attention_file,
+    "gelu": fuse_gelus_file,
+    "skip": fuse_skip_norms_file,
+}
+"""What makes a part of a graph one operator, in an order in which each finds its pattern."""
 
 
 def weights_part(args: Namespace, _: str) -> Json:
@@ -44,17 +59,18 @@ def weights_part(args: Namespace, _: str) -> Json:
 def fuse(folder: Path, wanted: list[str]) -> Json:
     """Make parts of the graphs one operator each; what became of them, by graph."""
     found: Json = {}
-    if "norms" in wanted:
-        from scanside.export.group_norm_operator import fuse_group_norm_file
-
-        for name in ("unet", "vae_decoder"):
-            found[f"norms of {name}"] = str(fuse_group_norm_file(folder / f"{name}.onnx"))
-    if "attention" in wanted:
-        from scanside.export.attention_operator import fuse_attention_file
-
-        for name in ("encoder", "unet"):
-            found[f"attention of {name}"] = str(fuse_attention_file(folder / f"{name}.onnx"))
+    for name in NETWORKS if wanted else ():
+        shutil.copyfile(folder / f"{name}.onnx", folder / f"{name}_plain.onnx")
+        for part, fuse_file in FUSIONS.items():
+            if part in wanted:
+                found[f"{part} of {name}"] = str(fuse_file(folder / f"{name}.onnx"))
     return found
+
+
+def plain_file(folder: Path, name: str) -> Path:
+    """A graph as the exporter wrote it."""
+    kept = folder / f"{name}_plain.onnx"
+    return kept if kept.is_file() else folder / f"{name}.onnx"
 
 
 def list_files(folder: Path) -> None:
