@@ -59,7 +59,8 @@ def weights_part(args: Namespace, _: str) -> Json:
 def fuse(folder: Path, wanted: list[str]) -> Json:
     """Make parts of the graphs one operator each; what became of them, by graph."""
     found: Json = {}
-    for name in NETWORKS if wanted else ():
+    there = [name for name in NETWORKS if (folder / f"{name}.onnx").is_file()]
+    for name in there if wanted else ():
         shutil.copyfile(folder / f"{name}.onnx", folder / f"{name}_plain.onnx")
         for part, fuse_file in FUSIONS.items():
             if part in wanted:
