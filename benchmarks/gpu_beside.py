@@ -25,6 +25,7 @@ import numpy as np
 from gpu_language import PREFIX_ROWS, PROMPT_TOKENS, language_spec
 from gpu_measure import repeated, summary
 from gpu_networks import inputs_of
+from gpu_prepare import language_file
 from timing import machine, write
 
 from scanside.kernels.cuda_driver import call, driver
@@ -134,7 +135,7 @@ def timed(args: Namespace, make_stream: MakeStream | None, language: LanguageMod
 
 def measured(args: Namespace) -> list[Json]:
     """All rows; one that fails says why, and the others go on."""
-    path = args.scratch / "language.gguf"
+    path = language_file(args.scratch, "q4_k_m")
     spec = language_spec(path, args.width)
     with closing(LanguageModel(path, spec, threads=args.threads, device="cuda")) as language:
         alone = Speaker(language, args.width)

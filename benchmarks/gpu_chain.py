@@ -17,6 +17,7 @@ from gpu_measure import device_mib, judged, repeated, resident_mib, summary
 from scanside.runtime import Decoder
 from scanside.runtime.cli import main as scanside
 from scanside.runtime.device_chain import DeviceChain
+from scanside.runtime.engines.engine import DeviceEngine
 from scanside.runtime.volume import Volume, load_volume
 
 Json = dict[str, Any]
@@ -87,7 +88,34 @@ def chain_part(args: Namespace, _: str) -> Json:
             wall = summary(repeated(work, runs, warm=5))
             judge = judged(name, wall, "p99") if _is_limited(name) else {}
             result[name] = {"wall_ms": wall, **judge}
+        if decoder.stages.engines.gpu:
+            result["over its engines"] = _over_engines(args, decoder, result)
     return result
+
+
+MADE_OF = {
+    "preview through the tiny decoder": ("encoder", "preview_decoder"),
+    "4 steps, VAE": ("encoder", *["unet"] * 4, "vae_decoder"),
+}
+"""Engines of the chains that stay on the GPU."""
+
+
+def _over_engines(args: Namespace, decoder: Decoder, measured: Json) -> Json:
+    """A chain's median over the sum of the medians of its engines, each launched by itself."""
+    alone: dict[str, float] = {}
+    for engine in decoder.stages.engines.opened:
+        if isinstance(engine, DeviceEngine):
+
+            def work(engine: DeviceEngine = engine) -> None:
+                engine.launch()
+                engine.gpu.wait()
+
+            alone[engine.stage] = summary(repeated(work, max(int(200 * args.scale), 3), 5))["p50"]
+    ratios = {
+        chain: round(measured[chain]["wall_ms"]["p50"] / sum(alone[each] for each in parts), 3)
+        for chain, parts in MADE_OF.items()
+    }
+    return {"engines_p50_ms": alone, "ratio": ratios}
 
 
 def _is_limited(name: str) -> bool:

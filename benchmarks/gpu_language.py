@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from gpu_measure import judged, repeated, resident_mib, summary
+from gpu_prepare import LANGUAGES, language_file
 from random_gguf import PROJECTOR
 
 from scanside.runtime import llama
@@ -55,16 +56,22 @@ LOG_LINES = 60
 
 
 def language_part(args: Namespace, _: str) -> Json:
+    """Every language model that was written, by its quantization."""
+    found = {q: language_file(args.scratch, q) for q in LANGUAGES}
+    written = {q: path for q, path in found.items() if path.is_file()}
+    if not written:
+        raise SystemExit(f"{found[LANGUAGES[0]]} was not written in time")
+    return {quantization: one_model(args, path) for quantization, path in written.items()}
+
+
+def one_model(args: Namespace, path: Path) -> Json:
     """Prefill of 289 tokens, first token, tokens one by one, forks of the prefix."""
-    path = args.scratch / "language.gguf"
-    if not path.is_file():
-        raise SystemExit(f"{path} was not written in time")
     words = [sys.executable, str(Path(__file__).resolve()), str(path), "--device", args.device]
     words += ["--threads", str(args.threads), "--runs", str(max(int(200 * args.scale), 3))]
     words += ["--width", str(256 if args.small else 4096)]
     died: Json = {}
     for way, more in WAYS.items():
-        answer = args.scratch / "parts" / f"language {way}.json".replace(" ", "_")
+        answer = args.scratch / "parts" / f"{path.stem} {way}.json".replace(" ", "_")
         found = apart([*words, *more, "--answer", str(answer)], answer)
         if "died" not in found:
             return {"way": way, **found, **({"died": died} if died else {})}
@@ -163,6 +170,7 @@ def _measured(language: LanguageModel, prefix: Any, runs: int) -> Json:
     prefill()
     if int(branch.logits().argmax()) != chosen:
         raise SystemExit("the same prefix and prompt gave another first token; nothing is timed")
+    attends = summary(repeated(lambda: trunk.attend(prefix), runs, warm=2))
     prefills = summary(repeated(prefill, runs, warm=5))
     firsts = summary(repeated(first_token, runs, warm=1))
     forks = summary(repeated(fork, runs, warm=5))
@@ -188,6 +196,7 @@ def _measured(language: LanguageModel, prefix: Any, runs: int) -> Json:
             "tokens_per_s": round(1000 / each["p50"], 1),
             **judged("token", each, "p50"),
         },
+        "prefix alone": {"tokens": len(trunk), "wall_ms": attends},
         "fork": {"rows": len(trunk), "wall_ms": forks, **judged("fork", forks, "p50")},
         **_through_answers(language, prefix, runs),
     }

@@ -28,6 +28,9 @@ def gpu_suite(name: str, result: Json) -> tuple[list[str], dict[str, str]]:
 def _rows(part: str, found: Json) -> Iterator[dict[str, Any]]:
     """One row for each time, or one that says what became of the part."""
     said = {k: found[k] for k in ("failed", "left_out") if k in found}
+    for name, one in found.items():
+        if isinstance(one, Mapping) and "failed" in one:
+            said[f"{name} failed"] = one["failed"]
     agrees = found.get("differences", {}).get("agrees")
     timed = 0
     for row in _timed(found):
@@ -55,4 +58,4 @@ def _timed(found: Json, what: str | None = None) -> Iterator[dict[str, Any]]:
         return
     for name, one in found.items():
         if isinstance(one, Mapping):
-            yield from _timed(one, name)
+            yield from _timed(one, f"{what}, {name}" if what else name)

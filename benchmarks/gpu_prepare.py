@@ -20,6 +20,7 @@ from scanside.export.skip_norm_operator import fuse_skip_norms_file
 
 Json = dict[str, Any]
 NETWORKS = ("encoder", "preview_decoder", "unet", "vae_decoder")
+LANGUAGES = ("q4_k_m", "f16")
 FUSIONS: dict[str, Callable[[Path], object]] = {
     "attention": fuse_attention_file,
     "norms": fuse_group_norm_file,
@@ -90,11 +91,24 @@ def list_files(folder: Path) -> None:
 
 
 def gguf_part(args: Namespace, _: str) -> Json:
-    """A language model of 8B parameters."""
+    """Language models of 8B parameters: quantised, and in half precision."""
     from random_gguf import SMALL, Shape, write
 
-    began = time.perf_counter()
-    path = args.scratch / "language.part.gguf"
-    size = write(args.full / "tokenizer", path, SMALL if args.small else Shape(), 257)
-    path.replace(args.scratch / "language.gguf")
-    return {"bytes": size, "written_s": round(time.perf_counter() - began, 1)}
+    result: Json = {}
+    for quantization in LANGUAGES:
+        began = time.perf_counter()
+        path = language_file(args.scratch, quantization)
+        part = path.with_suffix(".part")
+        shape = SMALL if args.small else Shape()
+        size = write(args.full / "tokenizer", part, shape, 257, quantization)
+        part.replace(path)
+        result[quantization] = {
+            "bytes": size,
+            "written_s": round(time.perf_counter() - began, 1),
+        }
+    return result
+
+
+def language_file(scratch: Path, quantization: str) -> Path:
+    """Where a language model is written."""
+    return scratch / f"language_{quantization}.gguf"

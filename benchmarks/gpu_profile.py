@@ -10,6 +10,7 @@ name are summed up.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from timing import machine, write
 from scanside.runtime.engines.driver import probe
 from scanside.runtime.engines.gpu import Gpu
 from scanside.runtime.engines.onnx_cuda import HALF_OPTIONS, OnnxCudaEngine
+from scanside.runtime.errors import DeviceError
 
 Json = dict[str, Any]
 SHOWN = 30
@@ -66,7 +68,11 @@ def main() -> int:
     parser.add_argument("scratch", type=Path)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the result here")
     args = parser.parse_args()
-    found: Json = {**machine(), "gpu": probe().gpus[0].name}
+    try:
+        card = probe().gpus[0].name
+    except DeviceError as exc:
+        raise SystemExit(str(exc)) from exc
+    found: Json = {**machine(), "gpu": card}
     for name in NETWORKS:
         found[name] = profile(args.scratch / "full" / f"{name}.onnx")
         print(name, found[name]["kernels"], found[name]["sum_ms"], file=sys.stderr, flush=True)
@@ -75,4 +81,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # PyTorch's profiler frees memory twice at the end of such a process

@@ -46,12 +46,14 @@ PARTS = (
     Part(name="device", about_s=8, timed=False),
     Part(name="smoke", about_s=40, timed=False),
     Part(name="golden", about_s=20, timed=False),
+    Part(name="sanitizer", about_s=20, timed=False),
+    Part(name="sanitized chain", about_s=90, timed=False),
     Part(name="encoder", about_s=8),
     Part(name="unet", about_s=20),
     Part(name="vae_decoder", about_s=15),
     Part(name="preview_decoder", about_s=8),
     Part(name="chain", about_s=45),
-    Part(name="language", about_s=25),
+    Part(name="language", about_s=60),
     Part(name="eager", about_s=30),
     Part(name="compiled unet", about_s=35),
     Part(name="compiled vae_decoder", about_s=20),
@@ -59,9 +61,7 @@ PARTS = (
     Part(name="compiled preview_decoder", about_s=15),
     Part(name="steady", about_s=12),
     Part(name="kernel", about_s=40),
-    Part(name="sanitizer", about_s=30),
-    Part(name="beside", about_s=40),
-    Part(name="sanitized chain", about_s=90),
+    Part(name="beside", about_s=60),
 )
 PREPARATIONS = (
     "weights",
@@ -173,7 +173,7 @@ class Process:
 
 def expected_s(part: Part, args: argparse.Namespace) -> float:
     """How long a part takes; steadiness as long as so many answers of an H200 do."""
-    more = 0.0055 * args.previews + 0.065 * args.pictures if part.name == "steady" else 0.0
+    more = 0.0025 * args.previews + 0.03 * args.pictures if part.name == "steady" else 0.0
     return round(part.about_s + more)
 
 

@@ -1,4 +1,4 @@
-"""A GGUF file of Llama-3-8B's shape in q4_k_m, of random blocks, in seconds.
+"""A GGUF file of Llama-3-8B's shape in q4_k_m or f16, of random blocks, in seconds.
 
     python benchmarks/random_gguf.py TOKENIZER_FOLDER /dev/shm/8b.gguf
 
@@ -21,10 +21,16 @@ from scanside.export.gguf_vocab import read_vocabulary
 
 Bytes = NDArray[np.uint8]
 Q4, Q6 = gguf.GGMLQuantizationType.Q4_K, gguf.GGMLQuantizationType.Q6_K
-F32 = gguf.GGMLQuantizationType.F32
+F16, F32 = gguf.GGMLQuantizationType.F16, gguf.GGMLQuantizationType.F32
+FILE_TYPES = {
+    "q4_k_m": gguf.LlamaFileType.MOSTLY_Q4_K_M,
+    "f16": gguf.LlamaFileType.MOSTLY_F16,
+}
 PROJECTOR = "random"
 POOL_BLOCKS = 60_000
 """Different blocks of a kind; tensors are cut from them."""
+POOL_HALVES = 1 << 22
+"""Different numbers in half precision, likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +54,13 @@ def block_pool(kind: gguf.GGMLQuantizationType, seed: int = 0) -> Bytes:
     """(blocks, bytes) of one kind: random codes, and scales for a spread of about 0.01.
 
     A q4_K weight is d * scale * code - dmin * min, of 6 and 4 bits each; d = 4e-5 and dmin = 7.5 d
-    centre it. A q6_K weight is d * scale * (code - 32), with scales of 8 and codes of 6 bits.
+    centre it. A q6_K weight is d * scale * (code - 32), with scales of 8 and codes of 6 bits. Each
+    number of F16 is a block.
     """
     rng = np.random.default_rng(seed)
+    if kind == F16:
+        halves = 0.01 * rng.standard_normal(POOL_HALVES, np.float32)
+        return halves.astype(np.float16).view(np.uint8).reshape(POOL_HALVES, 2)
     size = gguf.GGML_QUANT_SIZES[kind][1]
     pool = rng.integers(0, 256, (POOL_BLOCKS, size), np.uint8)
     if kind == Q4:
@@ -60,30 +70,36 @@ def block_pool(kind: gguf.GGMLQuantizationType, seed: int = 0) -> Bytes:
     return pool
 
 
-def tensors(shape: Shape) -> list[tuple[str, tuple[int, ...], gguf.GGMLQuantizationType]]:
+def tensors(
+    shape: Shape, quantization: str
+) -> list[tuple[str, tuple[int, ...], gguf.GGMLQuantizationType]]:
     """Name, shape (rows, columns) and type of every tensor, as llama.cpp mixes q4_k_m."""
     width, keys = shape.width, shape.width // shape.heads * shape.key_heads
-    found = [("token_embd.weight", (shape.vocabulary, width), Q4)]
+    mixed = quantization == "q4_k_m"
+    q4, q6 = (Q4, Q6) if mixed else (F16, F16)
+    found = [("token_embd.weight", (shape.vocabulary, width), q4)]
     for n in range(shape.layers):
         eighth = shape.layers // 8
         more = n < eighth or n >= 7 * eighth or (n - eighth) % 3 == 2
-        fine = Q6 if more else Q4
+        fine = q6 if more else q4
         found += [
             (f"blk.{n}.attn_norm.weight", (width,), F32),
-            (f"blk.{n}.attn_q.weight", (width, width), Q4),
-            (f"blk.{n}.attn_k.weight", (keys, width), Q4),
+            (f"blk.{n}.attn_q.weight", (width, width), q4),
+            (f"blk.{n}.attn_k.weight", (keys, width), q4),
             (f"blk.{n}.attn_v.weight", (keys, width), fine),
-            (f"blk.{n}.attn_output.weight", (width, width), Q4),
+            (f"blk.{n}.attn_output.weight", (width, width), q4),
             (f"blk.{n}.ffn_norm.weight", (width,), F32),
-            (f"blk.{n}.ffn_gate.weight", (shape.feed_forward, width), Q4),
-            (f"blk.{n}.ffn_up.weight", (shape.feed_forward, width), Q4),
+            (f"blk.{n}.ffn_gate.weight", (shape.feed_forward, width), q4),
+            (f"blk.{n}.ffn_up.weight", (shape.feed_forward, width), q4),
             (f"blk.{n}.ffn_down.weight", (width, shape.feed_forward), fine),
         ]
     found += [("output_norm.weight", (width,), F32)]
-    return [*found, ("output.weight", (shape.vocabulary, width), Q6)]
+    return [*found, ("output.weight", (shape.vocabulary, width), q6)]
 
 
-def write(tokenizer: Path, path: Path, shape: Shape, prefix_length: int) -> int:
+def write(
+    tokenizer: Path, path: Path, shape: Shape, prefix_length: int, quantization: str = "q4_k_m"
+) -> int:
     """Write the file; gives its bytes.
 
     Parameters
@@ -94,10 +110,11 @@ def write(tokenizer: Path, path: Path, shape: Shape, prefix_length: int) -> int:
     shape : Shape
     prefix_length : int
         Noted in the file, as exported ones have it.
+    quantization : {"q4_k_m", "f16"}
     """
     writer = gguf.GGUFWriter(path, "llama")
     size = shape.width // shape.heads
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
+    writer.add_file_type(FILE_TYPES[quantization])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.width)
@@ -115,14 +132,15 @@ def write(tokenizer: Path, path: Path, shape: Shape, prefix_length: int) -> int:
     writer.add_uint32("scanside.prefix_length", prefix_length)
     writer.add_uint32("scanside.width", shape.width)
     read_vocabulary(tokenizer, shape.vocabulary).write(writer, tokenizer)
-    plan = tensors(shape)
+    plan = tensors(shape, quantization)
     for name, rows, kind in plan:
         nbytes = _nbytes(rows, kind)
         writer.add_tensor_info(name, rows, np.dtype(np.float32), nbytes, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    pools = {kind: block_pool(kind).ravel() for kind in (Q4, Q6)}
+    kinds = {kind for *_, kind in plan if kind != F32}
+    pools = {kind: block_pool(kind).ravel() for kind in sorted(kinds)}
     for n, (_, rows, kind) in enumerate(plan):
         if kind == F32:
             writer.write_tensor_data(np.ones(rows, np.float32))
@@ -143,7 +161,7 @@ def _nbytes(rows: tuple[int, ...], kind: gguf.GGMLQuantizationType) -> int:
 def _cut(pool: Bytes, nbytes: int, number: int, kind: gguf.GGMLQuantizationType) -> Bytes:
     """Blocks from another place of the pool for every tensor, around its end as often as needed."""
     size = gguf.GGML_QUANT_SIZES[kind][1]
-    turned = np.roll(pool, -size * (7919 * number % POOL_BLOCKS))
+    turned = np.roll(pool, -size * (7919 * number % (len(pool) // size)))
     return np.resize(turned, nbytes)
 
 
@@ -153,10 +171,11 @@ def main() -> int:
     parser.add_argument("tokenizer", type=Path, help="folder of a Hugging Face tokenizer")
     parser.add_argument("path", type=Path)
     parser.add_argument("--prefix-length", type=int, default=257)
+    parser.add_argument("--quantization", choices=sorted(FILE_TYPES), default="q4_k_m")
     parser.add_argument("--small", action="store_true", help="two layers, to look at the writer")
     args = parser.parse_args()
     shape = SMALL if args.small else Shape()
-    size = write(args.tokenizer, args.path, shape, args.prefix_length)
+    size = write(args.tokenizer, args.path, shape, args.prefix_length, args.quantization)
     print(f"{args.path}: {size / 1e9:.2f} GB")
     return 0
 

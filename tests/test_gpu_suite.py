@@ -83,20 +83,25 @@ def test_weights_that_are_not_finite_are_refused(graph: Path, tmp_path: Path):
 
 def test_a_random_model_of_quantised_blocks_answers(tmp_path: Path):
     from gpu_language import language_part
-    from random_gguf import SMALL, write
+    from gpu_prepare import LANGUAGES, gguf_part, language_file
 
-    llm = BENCHMARKS.parent / "export/reference/checkpoint/llm"
-    size = write(llm, tmp_path / "language.gguf", SMALL, 257)
-    assert size == (tmp_path / "language.gguf").stat().st_size
-
-    found = language_part(
-        argparse.Namespace(scratch=tmp_path, small=True, threads=1, device="cpu", scale=0.01), ""
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "tokenizer").symlink_to(BENCHMARKS.parent / "export/reference/checkpoint/llm")
+    given = argparse.Namespace(
+        full=full, scratch=tmp_path, small=True, threads=1, device="cpu", scale=0.01
     )
-    assert found["prefill"]["tokens"] == found["fork"]["rows"] + found["prompt_tokens"]
-    assert found["token"]["wall_ms"]["runs"] == 128
-    assert found["way"] == "as the runtime opens it"
-    log = (tmp_path / "parts" / "language_as_the_runtime_opens_it.log").read_text()
-    assert "llama_model_loader" in log
+    written = gguf_part(given, "")
+    found = language_part(given, "")
+    assert list(found) == list(written) == list(LANGUAGES)
+    for quantization, one in found.items():
+        path = language_file(tmp_path, quantization)
+        assert written[quantization]["bytes"] == one["gguf_bytes"] == path.stat().st_size
+        assert one["prefill"]["tokens"] == one["fork"]["rows"] + one["prompt_tokens"]
+        assert one["token"]["wall_ms"]["runs"] == 128
+        assert one["way"] == "as the runtime opens it"
+        log = (tmp_path / "parts" / f"{path.stem}_as_the_runtime_opens_it.log").read_text()
+        assert "llama_model_loader" in log
 
 
 def test_a_process_that_dies_leaves_its_log_and_the_next_way_is_tried(
@@ -113,10 +118,11 @@ def test_a_process_that_dies_leaves_its_log_and_the_next_way_is_tried(
     found = gpu_language.apart([sys.executable, "-c", lives, str(answer)], answer)
     assert found == {"open_s": 1}
     # a file that is no model: every way dies, and each says why
-    (tmp_path / "language.gguf").write_bytes(b"GGUF and nothing more")
+    (tmp_path / "language_f16.gguf").write_bytes(b"GGUF and nothing more")
     monkeypatch.setattr(gpu_language, "WAYS", dict(list(gpu_language.WAYS.items())[:2]))
     given = {"small": True, "threads": 1, "device": "cpu", "scale": 0.01}
-    found = gpu_language.language_part(argparse.Namespace(scratch=tmp_path, **given), "")
+    both = gpu_language.language_part(argparse.Namespace(scratch=tmp_path, **given), "")
+    found = both["f16"]
     assert found["failed"] == "llama.cpp's process died: exit code 1"
     assert list(found["died"]) == list(gpu_language.WAYS)
     assert any("cannot load it" in line for line in found["died"]["one CPU thread"]["log"])
@@ -201,6 +207,7 @@ def test_without_a_gpu_what_needs_one_says_so_in_a_sentence(tmp_path: Path):
     for name, given in (
         ("gpu_beside", [str(tmp_path)]),
         ("gpu_variants", [str(tmp_path)]),
+        ("gpu_profile", [str(tmp_path)]),
         ("gpu_chain_once", []),
     ):
         done = subprocess.run(
@@ -216,7 +223,7 @@ def test_without_a_gpu_what_needs_one_says_so_in_a_sentence(tmp_path: Path):
 def test_what_fails_and_what_does_not_fit_is_said(tmp_path: Path):
     kept = tmp_path / "suite.json"
     words = [str(BENCHMARKS / "gpu_suite.py"), str(tmp_path), "--device", "cpu", "--small"]
-    words += ["--scratch", str(tmp_path / "scratch"), "--json", str(kept), "--budget", "30"]
+    words += ["--scratch", str(tmp_path / "scratch"), "--json", str(kept), "--budget", "70"]
     words += ["--only", "device", "language", "steady", "--prepare-s", "0", "--pictures", "2000"]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     assert done.returncode == 1
