@@ -16,7 +16,9 @@ from scanside.export.attention_operator import fuse_attention_file
 from scanside.export.gelu_operator import fuse_gelus_file
 from scanside.export.group_norm_operator import fuse_group_norm_file
 from scanside.export.packed_attention_operator import fuse_packed_attention_file
+from scanside.export.skip_group_norm_operator import fuse_skip_group_norms_file
 from scanside.export.skip_norm_operator import fuse_skip_norms_file
+from scanside.export.states_operator import fuse_states_file
 
 Json = dict[str, Any]
 NETWORKS = ("encoder", "preview_decoder", "unet", "vae_decoder")
@@ -24,9 +26,11 @@ LANGUAGES = ("q4_k_m", "f16")
 FUSIONS: dict[str, Callable[[Path], object]] = {
     "attention": fuse_attention_file,
     "norms": fuse_group_norm_file,
+    "skip_norms": fuse_skip_group_norms_file,
     "packed": fuse_packed_attention_file,
     "gelu": fuse_gelus_file,
     "skip": fuse_skip_norms_file,
+    "states": fuse_states_file,
 }
 """What makes a part of a graph one operator, in an order in which each finds its pattern."""
 
