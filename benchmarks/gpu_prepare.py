@@ -13,6 +13,7 @@ from typing import Any
 from hollow_graph import fill, weights_file
 
 from scanside.export.attention_operator import fuse_attention_file
+from scanside.export.bias_residual_operator import fuse_bias_residuals_file
 from scanside.export.gelu_operator import fuse_gelus_file
 from scanside.export.group_norm_operator import fuse_group_norm_file
 from scanside.export.packed_attention_operator import fuse_packed_attention_file
@@ -30,6 +31,7 @@ FUSIONS: dict[str, Callable[[Path], object]] = {
     "packed": fuse_packed_attention_file,
     "gelu": fuse_gelus_file,
     "skip": fuse_skip_norms_file,
+    "residual": fuse_bias_residuals_file,
     "states": fuse_states_file,
 }
 """What makes a part of a graph one operator, in an order in which each finds its pattern."""

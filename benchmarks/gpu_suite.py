@@ -249,7 +249,7 @@ def parsed() -> argparse.Namespace:
     prepared_ = "take weights and language model as a run before left them in the scratch folder"
     parser.add_argument("--prepared", action="store_true", help=prepared_)
     fuse_ = "parts of the graphs to make one operator each, as export does"
-    parts_ = ["attention", "norms", "skip_norms", "packed", "gelu", "skip", "states"]
+    parts_ = ["attention", "norms", "skip_norms", "packed", "gelu", "skip", "residual", "states"]
     parser.add_argument("--fuse", nargs="+", choices=parts_, default=[], help=fuse_)
     parser.add_argument("--small", action="store_true", help="small models, to try the suite")
     names = [part.name for part in PARTS]

@@ -37,7 +37,7 @@ from .graph_index import DOMAIN, GraphIndex, LeftError, Shape, Told, fuse_file, 
 from .group_norm_operator import OPERATOR as UNSUMMED
 
 OPERATOR = "SkipGroupNorm"
-_INNERMOST, _OUTERMOST = [0, 2, 3, 1], [0, 3, 1, 2]
+INNERMOST, OUTERMOST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,10 @@ class _Made:
         if value in self.known:
             return self.known[value]
         maker = self.graph.maker.get(value)
-        if maker is not None and _permutes(maker, _OUTERMOST):
+        if maker is not None and permutes(maker, OUTERMOST):
             return maker.input[0]
-        shape = _inside(self.graph.shape(value))
-        return self.add("Transpose", [value], part, shape, perm=_INNERMOST)
+        shape = innermost(self.graph.shape(value))
+        return self.add("Transpose", [value], part, shape, perm=INNERMOST)
 
 
 def fuse_skip_group_norms_file(path: Path) -> Told:
@@ -126,7 +126,7 @@ def fuse_skip_group_norms(model: ModelProto) -> Told:
 def _found(graph: GraphIndex, norm: NodeProto) -> _Found:
     """The sum of (batch, channels, height, width) that is normalised."""
     inner = graph.maker.get(norm.input[0])
-    if inner is None or not _permutes(inner, _INNERMOST):
+    if inner is None or not permutes(inner, INNERMOST):
         raise LeftError("its input does not come from channels outermost")
     graph.only_user(norm.input[0])
     total = graph.maker.get(inner.input[0])
@@ -162,22 +162,22 @@ def _summands(made: _Made, norm: NodeProto, found: _Found) -> list[str]:
                 return [made.inside(large, "left"), scale, shift, flat]
     else:
         for side, residual in ((large, other), (other, large)):
-            biased = _biased(graph, side)
+            biased = biased_rows(graph, side)
             if biased and side != residual:
                 product, bias, rows = biased
-                shape = _inside(graph.shape(side))
+                shape = innermost(graph.shape(side))
                 left = made.add("Reshape", [product, rows], "left", shape)
                 return [left, scale, shift, made.inside(residual, "right"), bias]
     return [made.inside(large, "left"), scale, shift, made.inside(other, "right")]
 
 
-def _biased(graph: GraphIndex, side: str) -> tuple[str, str, str] | None:
+def biased_rows(graph: GraphIndex, side: str) -> tuple[str, str, str] | None:
     """The product, the bias, and the sizes to reshape to, of a summand that is such rows.
 
     (batch, rows, channels) + (channels), to (batch, height, width, channels), transposed.
     """
     outer = graph.maker.get(side)
-    if outer is None or not _permutes(outer, _OUTERMOST):
+    if outer is None or not permutes(outer, OUTERMOST):
         return None
     rows = graph.maker.get(outer.input[0])
     if rows is None or rows.op_type != "Reshape":
@@ -202,20 +202,22 @@ def _operator(made: _Made, norm: NodeProto, found: _Found, inputs: list[str]) ->
     (value,) = found.total.output
     inner = f"{made.name}.sum"
     operator.output.append(inner)
-    made.shapes[inner] = _inside(made.graph.shape(value))
+    made.shapes[inner] = innermost(made.graph.shape(value))
     made.known[value] = inner
     made.nodes.append(
-        helper.make_node("Transpose", [inner], [value], name=f"{made.name}.to_sum", perm=_OUTERMOST)
+        helper.make_node("Transpose", [inner], [value], name=f"{made.name}.to_sum", perm=OUTERMOST)
     )
 
 
-def _permutes(node: NodeProto, order: list[int]) -> bool:
+def permutes(node: NodeProto, order: list[int]) -> bool:
+    """Whether a node is a transposition into an order."""
     told = next((list(each.ints) for each in node.attribute if each.name == "perm"), None)
     return node.op_type == "Transpose" and told == order
 
 
-def _inside(shape: Shape) -> Shape:
-    return tuple(shape[axis] for axis in _INNERMOST)
+def innermost(shape: Shape) -> Shape:
+    """(batch, channels, height, width) as (batch, height, width, channels)."""
+    return tuple(shape[axis] for axis in INNERMOST)
 
 
 def in_parts(model: ModelProto) -> ModelProto:
