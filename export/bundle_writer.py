@@ -20,8 +20,7 @@ from .checkpoint import open_checkpoint
 from .compile_graph import PRECISIONS, Precision
 from .concept_encoder import TorchConcepts, write_concept_encoder
 from .engines import check_targets, write_engines
-from .fuse_attention import check_fusing, fuse_graphs
-from .fuse_norms import check_fusing_norms, fuse_norm_graphs
+from .fusing import check_fusing, fuse_graphs
 from .kernels import write_kernels
 from .localizer_parts import Localization, read_localization
 from .localizer_stages import write_localizers
@@ -42,8 +41,7 @@ def export_bundle(
     targets: Sequence[str] = ("cpu",),
     precision: Precision = "fp32",
     quantize: str = "f16",
-    fuse_attention: bool = False,
-    fuse_norms: bool = False,
+    fuse: str = "none",
     diffusion: DiffusionSettings | None = None,
     name: str | None = None,
 ) -> Path:
@@ -65,12 +63,10 @@ def export_bundle(
         are taken in 8 bits, on a CPU.
     quantize : str
         Type of the language model's matrices: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m.
-    fuse_attention : bool
-        Attention of encoder and U-Net as one operator, which ONNX Runtime's CUDA provider has fused
-        kernels for; not together with rtx.
-    fuse_norms : bool
-        Group normalisation of U-Net and VAE as one operator, which ONNX Runtime has on a GPU only;
-        with the target cuda alone.
+    fuse : {"none", "attention", "cuda"}
+        Parts of the graphs as one operator each of ONNX Runtime, which are faster on a GPU:
+        attention of encoder and U-Net, which a CPU runs too, but not together with rtx; or
+        everything that its CUDA provider has, for the target cuda alone.
     diffusion : DiffusionSettings, optional
         Defaults of the picture stage; by default the checkpoint's `diffusion/sampling.json`.
     name : str, optional
@@ -92,10 +88,7 @@ def export_bundle(
         Writing failed, for example on a full disk.
     """
     check_targets(targets)
-    if fuse_attention:
-        check_fusing(targets)
-    if fuse_norms:
-        check_fusing_norms(targets)
+    check_fusing(fuse, targets)
     _check_choice("precision", [precision], PRECISIONS)
     check_quantization(quantize)
     out = Path(out).absolute()
@@ -110,10 +103,8 @@ def export_bundle(
         chain = TorchChain(opened, diffusion)
         settings = chain.settings
         reports = _write_stages(chain, folder, settings, quantize, precision, localization)
-        if fuse_attention:
-            reports.attention = fuse_graphs(folder, progress)
-        if fuse_norms:  # last: the CPU, on which answers are compared, does not run them
-            reports.norms = fuse_norm_graphs(folder, progress)
+        # last: the CPU, on which answers are compared, does not run all of them
+        reports.fused = fuse_graphs(folder, fuse, progress)
         write_engines(folder, targets, reports, progress)
         bundle_name = name or (label if ":" in label or label == "reference" else root.name)
         write_manifest(folder, bundle_name, opened, settings, reports)

@@ -36,16 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "several to choose from by the bounds below (then: fp32,int8)",
     )
     parser.add_argument(
-        "--fuse-attention",
-        action="store_true",
-        help="attention of encoder and U-Net as one operator, faster in ONNX Runtime on a GPU; not "
-        "together with rtx",
-    )
-    parser.add_argument(
-        "--fuse-norms",
-        action="store_true",
-        help="group normalisation of U-Net and VAE as one operator, which ONNX Runtime has only on "
-        "a GPU; with --targets cuda",
+        "--fuse",
+        choices=("none", "attention", "cuda"),
+        default="none",
+        help="parts of the graphs as one operator each of ONNX Runtime, faster on a GPU: "
+        "attention, which a CPU runs too, but not together with rtx; cuda, all that it has there, "
+        "with --targets cuda (default: none)",
     )
     parser.add_argument(
         "--quantize",
@@ -111,10 +107,10 @@ def _chosen(args: argparse.Namespace) -> Path:
     from .choice import Bounds
     from .chosen_bundle import export_chosen
 
-    if args.targets != "cpu" or args.fuse_attention or args.fuse_norms:
+    if args.targets != "cpu" or args.fuse != "none":
         raise InputError(
-            "'targets' must be cpu, without --fuse-attention and --fuse-norms, for "
-            "--target-latency and --min-score measure on this machine's CPU"
+            "'targets' must be cpu, without --fuse, for --target-latency and --min-score measure "
+            "on this machine's CPU"
         )
     return export_chosen(
         args.checkpoint,
@@ -146,8 +142,7 @@ def _single(args: argparse.Namespace) -> Path:
         targets=args.targets.split(","),
         precision=args.precision[0] if args.precision else "fp32",
         quantize=args.quantize[0] if args.quantize else "f16",
-        fuse_attention=args.fuse_attention,
-        fuse_norms=args.fuse_norms,
+        fuse=args.fuse,
     )
 
 

@@ -54,8 +54,7 @@ def write_manifest(
         "licences": _licences(checkpoint.root),
         "parity": {stage: parity.as_dict() for stage, parity in reports.parity.items()},
         **({"ranges": reports.ranges} if reports.ranges else {}),
-        **({"attention": reports.attention} if reports.attention else {}),
-        **({"norms": reports.norms} if reports.norms else {}),
+        **({"fused": reports.fused} if reports.fused else {}),
         "quality": checkpoint.quality,
         "golden": reports.golden,
     }

@@ -43,10 +43,8 @@ class StageReports:
     """Optional graphs of the picture stage: what each is, and its file."""
     ranges: dict[str, Any] = field(default_factory=dict[str, Any])
     """For every half-precision graph, what stayed float32 and why."""
-    attention: dict[str, Any] = field(default_factory=dict[str, Any])
-    """For every graph whose attention was made one operator, what became of it."""
-    norms: dict[str, Any] = field(default_factory=dict[str, Any])
-    """For every graph whose group normalisations were made one operator, what became of them."""
+    fused: dict[str, Any] = field(default_factory=dict[str, Any])
+    """For every graph with parts that were made one operator, what became of them."""
     golden: dict[str, Any] = field(default_factory=dict[str, Any])
     kernels: dict[str, Any] = field(default_factory=dict[str, Any])
     localization: dict[str, Any] = field(default_factory=dict[str, Any])

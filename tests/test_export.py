@@ -538,6 +538,5 @@ def test_the_verb_prints_the_path(
         "targets": ["cpu"],
         "precision": "fp32",
         "quantize": "q8_0",
-        "fuse_attention": False,
-        "fuse_norms": False,
+        "fuse": "none",
     }

@@ -91,19 +91,20 @@ def test_heads_in_another_order_are_no_attention() -> None:
 def test_such_a_bundle_verifies_and_says_what_was_done(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    bundle = export_bundle(tiny_checkpoint, tmp_path / "bundle", fuse_attention=True)
+    bundle = export_bundle(tiny_checkpoint, tmp_path / "bundle", fuse="attention")
     checks = verify(Bundle.open(bundle), stage_devices("cpu"), 1)
     assert all(check.passed for check in checks)
-    told = json.loads((bundle / "manifest.json").read_text())["attention"]
+    told = json.loads((bundle / "manifest.json").read_text())["fused"]
     for name in ("encoder.onnx", "unet.onnx"):
         kinds = [node.op_type for node in onnx.load(bundle / name).graph.node]
-        assert kinds.count(OPERATOR) == told[name]["fused"] > 0
-        assert told[name]["operator"] == f"{DOMAIN}.{OPERATOR}"
+        assert kinds.count(OPERATOR) == told[name]["attention"]["fused"] > 0
+        assert told[name]["attention"]["operator"] == f"{DOMAIN}.{OPERATOR}"
+        assert told[name]["relative"] < 1e-5
     with Decoder.open(bundle) as decoder:
         assert decoder.stages.placement["encoder"] == "CPUExecutionProvider"
 
 
 def test_rtx_is_not_given_what_it_cannot_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exclude each other"):
-        export_bundle("random:tiny", tmp_path / "b", targets=["rtx"], fuse_attention=True)
+        export_bundle("random:tiny", tmp_path / "b", targets=["rtx"], fuse="attention")
     assert not (tmp_path / "b").exists()

@@ -6,7 +6,6 @@ those are held against PyTorch's own group normalisation.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,12 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from scanside.export.attention_operator import fuse_attention
-from scanside.export.bundle_writer import export_bundle
-from scanside.export.fuse_norms import check_fusing_norms, fuse_norm_graphs
-from scanside.export.graph_index import DOMAIN
 from scanside.export.group_norm_operator import OPERATOR, fuse_group_norm_file, fuse_group_norms
 from scanside.export.group_norm_parts import in_parts
-from scanside.export.parity import ParityError
-from scanside.runtime import Decoder
 from scanside.runtime.bundle import REFERENCE
 from scanside.runtime.engines.graph_file import GraphFile
 from scanside.runtime.engines.onnx_cpu import OnnxEngine
-from scanside.runtime.errors import BundleError, InputError
+from scanside.runtime.errors import BundleError
 
 TYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
 
@@ -203,63 +197,3 @@ def test_on_the_cpu_such_a_graph_is_refused_with_the_way_out(tmp_path: Path) -> 
     onnx.save(model, tmp_path / "vae.onnx")
     with pytest.raises(BundleError, match=r"GroupNorm.*only on a GPU; write vae_decoder=cuda"):
         OnnxEngine("vae_decoder", tmp_path / "vae.onnx", 1)
-
-
-def test_export_compares_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    onnx.save(normalised(), tmp_path / "unet.onnx")
-    onnx.save(normalised(silu=False), tmp_path / "vae_decoder.onnx")
-    said = list[str]()
-    fused = fuse_norm_graphs(tmp_path, said.append)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["unet.onnx", "vae_decoder.onnx"]
-    assert fused["unet.onnx"]["operator"] == f"{DOMAIN}.{OPERATOR}"
-    assert (fused["unet.onnx"]["fused"], fused["unet.onnx"]["with_silu"]) == (1, 1)
-    assert fused["vae_decoder.onnx"]["with_silu"] == 0
-    assert 0 < fused["unet.onnx"]["relative"] < 1e-5
-    assert said[0] == (
-        "normalisations of unet: 1 as one operator each, 1 with the SiLU behind them"
-    )
-
-
-def test_a_graph_that_means_something_else_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So the comparison can fail."""
-    from scanside.export import fuse_norms
-
-    def wrongly(model: ModelProto) -> ModelProto:
-        for node in model.graph.node:
-            for attribute in node.attribute:
-                if attribute.name == "groups":
-                    attribute.i = 2
-        return in_parts(model)
-
-    monkeypatch.setattr(fuse_norms, "in_parts", wrongly)
-    onnx.save(normalised(), tmp_path / "unet.onnx")
-    with pytest.raises(ParityError, match=r"unet\.onnx with group norm.* without --fuse-norms"):
-        fuse_norm_graphs(tmp_path, lambda _: None)
-    assert [path.name for path in tmp_path.iterdir()] == ["unet.onnx"]
-
-
-def test_such_a_bundle_says_what_was_done_and_that_the_cpu_does_not_run_it(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    bundle = export_bundle(
-        tiny_checkpoint,
-        tmp_path / "bundle",
-        targets=["cuda"],
-        fuse_attention=True,
-        fuse_norms=True,
-    )
-    told = json.loads((bundle / "manifest.json").read_text())["norms"]
-    kinds = [node.op_type for node in onnx.load(bundle / "unet.onnx").graph.node]
-    assert kinds.count(OPERATOR) == told["unet.onnx"]["fused"] > 0
-    assert told["unet.onnx"]["relative"] < 1e-5
-    with pytest.raises(BundleError, match=r"unet\.onnx holds GroupNorm.*write unet=cuda"):
-        Decoder.open(bundle)
-
-
-def test_a_target_that_cannot_run_it_is_refused() -> None:
-    check_fusing_norms(["cuda"])
-    for targets in (["cpu"], ["cuda", "cpu"], ["cuda", "rtx"]):
-        with pytest.raises(InputError, match="only ONNX Runtime on a GPU can run"):
-            check_fusing_norms(targets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ..manifest import TensorSpec
 from .cpu_arena import use_shared_arena
 
 _ONNX_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
-ONLY_ON_A_GPU = ("GroupNorm",)
+ONLY_ON_A_GPU = ("GroupNorm", "SkipGroupNorm", "BiasSplitGelu", "BiasAdd")
 """Operators that `scanside export` may write for a GPU, and the CPU has no kernels for."""
 
 _LARGE_BYTES = 64 << 20
@@ -91,10 +92,11 @@ def _waiting(path: Path) -> dict[str, str]:
 
 
 def _refused(stage: str, path: Path, version: str, said: str) -> str:
-    if any(kind in said for kind in ONLY_ON_A_GPU):
+    held = [kind for kind in ONLY_ON_A_GPU if re.search(rf"\b{kind}\(", said)]
+    if held:
         return (
-            f"{path.name} holds {', '.join(ONLY_ON_A_GPU)}, which ONNX Runtime has only on a GPU; "
-            f"write {stage}=cuda into the device, or export the bundle without --fuse-norms"
+            f"{path.name} holds {held[0]}, which ONNX Runtime has only on a GPU; write "
+            f"{stage}=cuda into the device, or export the bundle without --fuse cuda"
         )
     return f"{path}: onnxruntime {version} cannot load it ({said}); export the bundle again"
 

@@ -1,0 +1,120 @@
+"""`--fuse`: parts of a bundle's graphs as one operator each of ONNX Runtime, held against the plain
+graphs.
+
+`attention` is an operator that ONNX Runtime's CPU provider has, too. `cuda` is everything that its
+CUDA provider has kernels for, some of it there alone: such a bundle runs on a GPU only. That an
+operator means what it replaces is checked on the CPU, with standard operators in the place of those
+that it does not have. TensorRT-RTX knows none of them, and fuses by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias, get_args
+
+import onnx
+from onnx import ModelProto
+
+from ..runtime.errors import InputError
+from . import gelu_operator, group_norm_parts
+from .attention_operator import fuse_attention_file
+from .gelu_operator import fuse_gelus_file
+from .group_norm_operator import fuse_group_norm_file
+from .packed_attention_operator import fuse_packed_attention_file
+from .rewriting import answers, moved
+from .skip_norm_operator import fuse_skip_norms_file
+
+Fuse: TypeAlias = Literal["none", "attention", "cuda"]
+CHOICES: tuple[Fuse, ...] = get_args(Fuse)
+GRAPHS = ("encoder.onnx", "unet.onnx", "vae_decoder.onnx", "preview_decoder.onnx")
+"""The graphs that every decode runs."""
+
+
+class Told(Protocol):
+    """What became of a graph: how much of it is one operator now, as a sentence and as a dict."""
+
+    fused: int
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+FUSIONS: Mapping[str, Callable[[Path], Told]] = {
+    "attention": fuse_attention_file,
+    "norms": fuse_group_norm_file,
+    "packed": fuse_packed_attention_file,
+    "gelu": fuse_gelus_file,
+    "skip": fuse_skip_norms_file,
+}
+"""What makes a part of a graph one operator, in an order in which each finds its pattern."""
+IN_PARTS: tuple[Callable[[ModelProto], ModelProto], ...] = (
+    group_norm_parts.in_parts,
+    gelu_operator.in_parts,
+)
+"""What writes operators that the CPU does not have in standard ones."""
+
+
+def check_fusing(fuse: str, targets: Sequence[str]) -> None:
+    """InputError for a choice that there is not, or that a target could not run."""
+    if fuse not in CHOICES:
+        raise InputError(f"'fuse' must be one of {', '.join(CHOICES)}; got {fuse!r}")
+    if fuse == "attention" and "rtx" in targets:
+        raise InputError(
+            "'fuse' and the target rtx exclude each other: TensorRT-RTX does not take the "
+            "operator, and fuses attention by itself; leave one of them out"
+        )
+    others = [target for target in targets if target != "cuda"]
+    if fuse == "cuda" and (others or not targets):
+        raise InputError(
+            f"--fuse cuda makes graphs that only ONNX Runtime on a GPU can run, and the targets "
+            f"hold {', '.join(others) or 'nothing'}; say --targets cuda"
+        )
+
+
+def fuse_graphs(folder: Path, fuse: str, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Fuse the graphs of a bundle that is being written; weights beside them stay.
+
+    Parameters
+    ----------
+    folder : Path
+    fuse : {"none", "attention", "cuda"}
+    progress : callable
+        Told what became of each graph.
+
+    Returns
+    -------
+    fused : dict
+        For each graph what became of it by each fusion, and under `relative` how far its answers
+        moved.
+
+    Raises
+    ------
+    ParityError
+        A graph's answers moved too far.
+    """
+    wanted = {"none": (), "attention": ("attention",), "cuda": tuple(FUSIONS)}[fuse]
+    paths = [folder / name for name in GRAPHS if wanted and (folder / name).is_file()]
+    return {path.name: _fused(path, wanted, fuse, progress) for path in paths}
+
+
+def _fused(
+    path: Path, wanted: Sequence[str], fuse: str, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    plain = answers(path)
+    found = {name: FUSIONS[name](path) for name in wanted}
+    for name, told in found.items():
+        if told.fused or told.as_dict()["left"]:
+            progress(f"{name} of {path.stem}: {told}")
+    result: dict[str, Any] = {name: told.as_dict() for name, told in found.items() if told.fused}
+    if not result:
+        return {"relative": 0.0}
+    standing_in = path.with_name(f"{path.stem}.parts.onnx")  # beside it, where its weights lie
+    model = onnx.load(path, load_external_data=False)
+    for in_parts in IN_PARTS:
+        model = in_parts(model)
+    onnx.save(model, standing_in)
+    try:
+        relative = moved(standing_in, plain, f"{path.name} with fused operators", f"--fuse {fuse}")
+    finally:
+        standing_in.unlink()
+    return {**result, "relative": relative}

@@ -1,0 +1,92 @@
+"""`--fuse`: graphs are fused as far as was asked, held against what they were, and say so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import ModelProto
+
+from scanside.export import fusing
+from scanside.export.bundle_writer import export_bundle
+from scanside.export.fusing import check_fusing, fuse_graphs
+from scanside.export.graph_index import DOMAIN
+from scanside.export.group_norm_parts import in_parts
+from scanside.export.parity import ParityError
+from scanside.runtime import Decoder
+from scanside.runtime.errors import BundleError, InputError
+
+from .test_group_norm import normalised
+
+
+def test_graphs_are_compared_and_told_of(tmp_path: Path) -> None:
+    onnx.save(normalised(), tmp_path / "unet.onnx")
+    onnx.save(normalised(silu=False), tmp_path / "vae_decoder.onnx")
+    said = list[str]()
+    fused = fuse_graphs(tmp_path, "cuda", said.append)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["unet.onnx", "vae_decoder.onnx"]
+    assert fused["unet.onnx"]["norms"]["operator"] == f"{DOMAIN}.GroupNorm"
+    assert fused["unet.onnx"]["norms"]["with_silu"] == fused["unet.onnx"]["norms"]["fused"] == 1
+    assert fused["vae_decoder.onnx"]["norms"]["with_silu"] == 0
+    assert 0 < fused["unet.onnx"]["relative"] < 1e-5
+    assert said[0] == "norms of unet: 1 as one operator each, 1 with the SiLU behind them"
+
+
+def test_nothing_is_touched_without_being_asked(tmp_path: Path) -> None:
+    onnx.save(normalised(), tmp_path / "unet.onnx")
+    before = (tmp_path / "unet.onnx").read_bytes()
+    assert fuse_graphs(tmp_path, "none", print) == {}
+    assert fuse_graphs(tmp_path, "attention", print) == {"unet.onnx": {"relative": 0.0}}
+    assert (tmp_path / "unet.onnx").read_bytes() == before
+
+
+def test_a_graph_that_means_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the comparison can fail."""
+
+    def wrongly(model: ModelProto) -> ModelProto:
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "groups":
+                    attribute.i = 2
+        return in_parts(model)
+
+    monkeypatch.setattr(fusing, "IN_PARTS", (wrongly,))
+    onnx.save(normalised(), tmp_path / "unet.onnx")
+    with pytest.raises(ParityError, match=r"unet\.onnx with fused operators.* without --fuse cuda"):
+        fuse_graphs(tmp_path, "cuda", print)
+    assert [path.name for path in tmp_path.iterdir()] == ["unet.onnx"]
+
+
+def test_such_a_bundle_says_what_was_done_and_that_the_cpu_does_not_run_it(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    bundle = export_bundle(tiny_checkpoint, tmp_path / "bundle", targets=["cuda"], fuse="cuda")
+    told = json.loads((bundle / "manifest.json").read_text())["fused"]
+    assert all(fusions["relative"] < 1e-5 for fusions in told.values())
+    assert {"attention", "norms", "skip"} <= told["unet.onnx"].keys()
+    assert {"attention", "packed", "gelu", "skip"} <= told["encoder.onnx"].keys()
+    for name, wanted in (
+        ("encoder.onnx", {"Attention", "BiasGelu", "SkipLayerNormalization"}),
+        ("unet.onnx", {"MultiHeadAttention", "SkipLayerNormalization"}),
+        ("vae_decoder.onnx", {"GroupNorm"}),
+    ):
+        assert wanted <= {node.op_type for node in onnx.load(bundle / name).graph.node}
+    with pytest.raises(BundleError, match=r"unet\.onnx holds \w+, .*write unet=cuda"):
+        Decoder.open(bundle)
+
+
+def test_what_a_target_cannot_run_is_refused() -> None:
+    check_fusing("cuda", ["cuda"])
+    check_fusing("attention", ["cpu", "cuda"])
+    check_fusing("none", ["cpu", "rtx"])
+    for targets in (["cpu"], ["cuda", "cpu"], ["cuda", "rtx"], []):
+        with pytest.raises(InputError, match="only ONNX Runtime on a GPU can run"):
+            check_fusing("cuda", targets)
+    with pytest.raises(InputError, match="exclude each other"):
+        check_fusing("attention", ["rtx"])
+    with pytest.raises(InputError, match="must be one of none, attention, cuda; got 'norms'"):
+        check_fusing("norms", ["cuda"])
