@@ -6,35 +6,16 @@ import json
 import shutil
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hollow_graph import fill, weights_file
 
-from scanside.export.attention_operator import fuse_attention_file
-from scanside.export.bias_residual_operator import fuse_bias_residuals_file
-from scanside.export.gelu_operator import fuse_gelus_file
-from scanside.export.group_norm_operator import fuse_group_norm_file
-from scanside.export.packed_attention_operator import fuse_packed_attention_file
-from scanside.export.skip_group_norm_operator import fuse_skip_group_norms_file
-from scanside.export.skip_norm_operator import fuse_skip_norms_file
-from scanside.export.states_operator import fuse_states_file
+from scanside.export.fusing import FUSIONS
 
 Json = dict[str, Any]
 NETWORKS = ("encoder", "preview_decoder", "unet", "vae_decoder")
 LANGUAGES = ("q4_k_m", "f16")
-FUSIONS: dict[str, Callable[[Path], object]] = {
-    "attention": fuse_attention_file,
-    "norms": fuse_group_norm_file,
-    "skip_norms": fuse_skip_group_norms_file,
-    "packed": fuse_packed_attention_file,
-    "gelu": fuse_gelus_file,
-    "skip": fuse_skip_norms_file,
-    "residual": fuse_bias_residuals_file,
-    "states": fuse_states_file,
-}
-"""What makes a part of a graph one operator, in an order in which each finds its pattern."""
 
 
 def weights_part(args: Namespace, _: str) -> Json:
@@ -68,7 +49,11 @@ def fuse(folder: Path, wanted: list[str]) -> Json:
     found: Json = {}
     there = [name for name in NETWORKS if (folder / f"{name}.onnx").is_file()]
     for name in there if wanted else ():
-        shutil.copyfile(folder / f"{name}.onnx", folder / f"{name}_plain.onnx")
+        plain = folder / f"{name}_plain.onnx"
+        if plain.is_file():
+            shutil.copyfile(plain, folder / f"{name}.onnx")
+        else:
+            shutil.copyfile(folder / f"{name}.onnx", plain)
         for part, fuse_file in FUSIONS.items():
             if part in wanted:
                 found[f"{part} of {name}"] = str(fuse_file(folder / f"{name}.onnx"))

@@ -248,9 +248,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--prepare-s", type=float, default=100, help="most time to prepare")
     prepared_ = "take weights and language model as a run before left them in the scratch folder"
     parser.add_argument("--prepared", action="store_true", help=prepared_)
-    fuse_ = "parts of the graphs to make one operator each, as export does"
-    parts_ = ["attention", "norms", "skip_norms", "packed", "gelu", "skip", "residual", "states"]
-    parser.add_argument("--fuse", nargs="+", choices=parts_, default=[], help=fuse_)
+    fuse_ = "parts of the graphs to make one operator each, of FUSIONS in export/fusing.py"
+    parser.add_argument("--fuse", nargs="+", default=[], metavar="PART", help=fuse_)
     parser.add_argument("--small", action="store_true", help="small models, to try the suite")
     names = [part.name for part in PARTS]
     parser.add_argument("--only", nargs="+", choices=names, metavar="PART", default=names)

@@ -21,9 +21,10 @@ from typing import Any
 
 from gpu_measure import repeated, summary
 from gpu_networks import differences, inputs_of
-from gpu_prepare import FUSIONS, plain_file
+from gpu_prepare import plain_file
 from timing import machine, write
 
+from scanside.export.fusing import FUSIONS
 from scanside.runtime.engines.driver import probe
 from scanside.runtime.engines.gpu import Gpu
 from scanside.runtime.engines.onnx_cuda import OnnxCudaEngine
@@ -33,28 +34,32 @@ Json = dict[str, Any]
 OUTERMOST, INNERMOST = {"prefer_nhwc": "0"}, {"prefer_nhwc": "1"}
 WITH_BIAS = {**INNERMOST, "fuse_conv_bias": "1"}
 TUNED = {"ORT_CUDA_GEMM_AUTO_TUNE": "1"}
-PARTS = tuple(FUSIONS)
 LINEAR = ("attention", "packed", "gelu", "skip")
+FIVE = ("attention", "norms", "packed", "gelu", "skip")
+SIX = ("attention", "norms", "skip_norms", "packed", "gelu", "skip")
+SEVEN = (*SIX, "residual")
+EVERY = tuple(FUSIONS)
 VARIANTS: tuple[tuple[str, tuple[str, ...], Mapping[str, str], Mapping[str, str]], ...] = (
-    ("unet", ("attention",), INNERMOST, {}),
-    ("unet", ("attention", "norms"), INNERMOST, {}),
-    ("unet", PARTS, INNERMOST, {}),
-    ("unet", PARTS, WITH_BIAS, {}),
-    ("vae_decoder", (), INNERMOST, {}),
+    ("unet", FIVE, INNERMOST, {}),
+    ("unet", SIX, INNERMOST, {}),
+    ("unet", SEVEN, INNERMOST, {}),
+    ("unet", EVERY, INNERMOST, {}),
+    ("unet", (*FIVE, "residual"), INNERMOST, {}),
+    ("unet", (*FIVE, "states"), INNERMOST, {}),
     ("vae_decoder", ("norms",), INNERMOST, {}),
-    ("vae_decoder", ("norms",), WITH_BIAS, {}),
-    ("encoder", ("attention",), INNERMOST, {}),
-    ("encoder", ("attention", "gelu", "skip"), INNERMOST, {}),
+    ("vae_decoder", ("norms", "skip_norms"), INNERMOST, {}),
     ("encoder", LINEAR, INNERMOST, {}),
+    ("unet", EVERY, WITH_BIAS, TUNED),
+    ("vae_decoder", (), INNERMOST, {}),
+    ("vae_decoder", (), OUTERMOST, {}),
+    ("encoder", (), INNERMOST, {}),
+    ("encoder", ("attention",), INNERMOST, {}),
     ("preview_decoder", (), OUTERMOST, {}),
     ("preview_decoder", (), INNERMOST, {}),
-    ("preview_decoder", (), WITH_BIAS, {}),
-    ("encoder", LINEAR, INNERMOST, TUNED),
-    ("unet", PARTS, WITH_BIAS, TUNED),
-    ("vae_decoder", ("norms",), {**WITH_BIAS, "cudnn_conv_algo_search": "EXHAUSTIVE"}, {}),
-    ("unet", ("norms", "gelu", "skip"), WITH_BIAS, {}),
-    ("unet", ("attention", "norms"), OUTERMOST, {}),
+    ("unet", ("attention", "norms"), INNERMOST, {}),
+    ("unet", ("attention",), INNERMOST, {}),
     ("unet", (), INNERMOST, {}),
+    ("unet", (), OUTERMOST, {}),
 )
 """Graph, what is one operator, options of the provider, environment; the likeliest gain first."""
 RUNS = 60

@@ -14,7 +14,6 @@ steps, the VAE, and the pixels out: everything is enqueued on one stream and wai
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,10 @@ class DeviceChain:
         ScansideError
             The latent or the picture is not finite.
         """
-        launch = self._placed(volume)
+        data, raw = self._made_room(volume)
+        resident = self._picture.on_device
+        resident.inbox[: raw.nbytes] = raw
+        launch = self._tokens.launch_of(volume, data, resident.room)
 
         def encode() -> None:
             launch(self.gpu.stream)
@@ -110,9 +112,9 @@ class DeviceChain:
                 "the chain's previews need the tiny decoder on the GPU; open the decoder with "
                 "device='cuda'"
             )
-        launch = self._placed(volume)
-        resident.send_inbox(volume.data.nbytes)
-        launch(self.gpu.stream)
+        data, raw = self._made_room(volume)
+        self.gpu.send(raw, resident.inbox, resident.room)
+        self._tokens.launch_of(volume, data, resident.room)(self.gpu.stream)
         self._encoder.launch()
         resident.copy_latent(self._encoder.buffers["latent"], shown.decoder.buffers["latent"])
         shown.enqueue()
@@ -128,14 +130,12 @@ class DeviceChain:
         self.gpu.wait()
         return {name: values.astype(np.float32) for name, values in found.items()}
 
-    def _placed(self, volume: Volume) -> Callable[[Any], None]:
-        """Put the volume into the inbox; the launch that reads it on the device."""
+    def _made_room(self, volume: Volume) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """The volume as `flat` gives it, once the inbox has room for it."""
         data, raw = flat(volume)
-        resident = self._picture.on_device
-        if raw.nbytes > resident.inbox.nbytes:
-            resident.reserve(raw.nbytes)
-        resident.inbox[: raw.nbytes] = raw
-        return self._tokens.launch_of(volume, data, resident.room)
+        if raw.nbytes > self._picture.on_device.inbox.nbytes:
+            self._picture.on_device.reserve(raw.nbytes)
+        return data, raw
 
     def close(self) -> None:
         """Unload the resample kernels; the engines belong to the decoder. May be called twice."""

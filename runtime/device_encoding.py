@@ -77,10 +77,8 @@ class DeviceEncoding:
         if raw.nbytes > self._room.nbytes:  # what was there before is freed with the Gpu
             self._room = self.gpu.allocate((raw.nbytes,), np.uint8)
             self._inbox = self.gpu.pinned((raw.nbytes,), np.uint8)
-        room = self._room.part(0, raw.shape)
         launch = self._made.launch_of(placed.volume, data, self._room)
-        self._inbox[: raw.nbytes] = raw
-        self.gpu.upload(self._inbox[: raw.nbytes], room)
+        self.gpu.send(raw, self._inbox, self._room)
         with self.gpu.current():  # whose errors are DeviceError
             launch(self.gpu.stream)
         self.gpu.clear(self._note)

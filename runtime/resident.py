@@ -119,10 +119,6 @@ class Resident:
         self.inbox = self._pinned[front:]
         """Pinned host memory for what else is to come in."""
 
-    def send_inbox(self, size: int) -> None:
-        """Copy the first `size` bytes of `inbox` in, without noise."""
-        self.gpu.upload(self.inbox[:size], self.room.part(0, (size,)))
-
     def copy_latent(self, latent: Buffer, to: Buffer) -> None:
         """Enqueue a copy of a latent (1, 4, h, w) in the other buffer's type."""
         self._combine(to, latent, self._one, terms=1)

@@ -21,6 +21,9 @@ from . import dlpack
 from .buffer import Buffer
 from .driver import Card, need_gpu
 
+_PIECE = 1 << 20
+"""Bytes that `send` copies at once."""
+
 
 class Gpu:
     """A GPU's primary context, which all libraries share, and one stream. Use `Gpu.open`.
@@ -146,6 +149,24 @@ class Gpu:
         source = np.ascontiguousarray(array, to.dtype).reshape(to.shape)
         with self.current():
             call("cuMemcpyHtoDAsync", to.pointer, source.ctypes.data, to.nbytes, self._handle)
+
+    def send(self, raw: NDArray[np.uint8], through: NDArray[np.uint8], to: Buffer) -> None:
+        """Copy bytes of ordinary memory into pinned memory and enqueue their copy to the device, in
+        pieces: one travels while the next is copied.
+
+        Parameters
+        ----------
+        raw : (n,) uint8
+        through : (n,) uint8 or more
+            Pinned; its old content has to be on the device by now.
+        to : Buffer
+            Of n bytes or more.
+        """
+        for first in range(0, raw.nbytes, _PIECE):
+            piece = raw[first : first + _PIECE]
+            pinned = through[first : first + piece.nbytes]
+            pinned[:] = piece
+            self.upload(pinned, to.part(first, piece.shape, np.uint8))
 
     def download(self, source: Buffer, to: NDArray[Any]) -> None:
         """Enqueue a copy to a contiguous array of the same size; into pinned memory it does not
