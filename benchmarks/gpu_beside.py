@@ -11,6 +11,7 @@ green context). llama.cpp makes its own stream, of the lowest priority, on all o
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_language import PREFIX_ROWS, PROMPT_TOKENS, language_spec
+from gpu_language import PREFIX_ROWS, PROMPT_TOKENS, apart, language_spec
 from gpu_measure import repeated, summary
 from gpu_networks import inputs_of
 from gpu_prepare import language_file
@@ -32,7 +33,7 @@ from scanside.kernels.cuda_driver import call, driver
 from scanside.runtime.engines.driver import probe
 from scanside.runtime.engines.gpu import Gpu
 from scanside.runtime.engines.onnx_cuda import HALF_OPTIONS, OnnxCudaEngine
-from scanside.runtime.errors import DeviceError, ScansideError
+from scanside.runtime.errors import DeviceError
 from scanside.runtime.language import LanguageModel
 
 Json = dict[str, Any]
@@ -55,8 +56,11 @@ def on_a_part(number: int, share: float) -> Generator[tuple[MakeStream, int]]:
     device = call("cuDeviceGet", number)
     whole = call("cuDeviceGetDevResource", device, api.CUdevResourceType.CU_DEV_RESOURCE_TYPE_SM)
     wanted = int(whole.sm.smCount * share)
-    # the driver rounds up to what the architecture can part
-    (part, *_), _, _ = call("cuDevSmResourceSplitByCount", 1, whole, 0, wanted)
+    # the driver rounds up to what the architecture can part; kernels of cuDNN come in clusters
+    clusters = (
+        api.CUdevSmResourceSplitByCount_flags.CU_DEV_SM_RESOURCE_SPLIT_MAX_POTENTIAL_CLUSTER_SIZE
+    )
+    (part, *_), _, _ = call("cuDevSmResourceSplitByCount", 1, whole, int(clusters.value), wanted)
     described = call("cuDevResourceGenerateDesc", [part], 1)
     kind = api.CUgreenCtxCreate_flags.CU_GREEN_CTX_DEFAULT_STREAM
     green = call("cuGreenCtxCreate", described, device, int(kind.value))
@@ -133,27 +137,56 @@ def timed(args: Namespace, make_stream: MakeStream | None, language: LanguageMod
         gpu.close()
 
 
-def measured(args: Namespace) -> list[Json]:
-    """All rows; one that fails says why, and the others go on."""
+@contextmanager
+def language_of(args: Namespace) -> Generator[LanguageModel]:
+    """The language model that the suite has written."""
     path = language_file(args.scratch, "q4_k_m")
     spec = language_spec(path, args.width)
     with closing(LanguageModel(path, spec, threads=args.threads, device="cuda")) as language:
+        yield language
+
+
+def on_streams(args: Namespace) -> list[Json]:
+    """Each alone, both at once, and both with the U-Net's stream at the highest priority."""
+    with language_of(args) as language:
         alone = Speaker(language, args.width)
         alone.start()
         time.sleep(2.0)
-        rows: list[Json] = [{"what": "tokens alone", "token_ms": summary(alone.stop())}]
-        rows.append({"what": "U-Net alone", **timed(args, None, None)})
-        rows.append({"what": "both", **timed(args, None, language)})
-        rows.append({"what": "U-Net of high priority", **timed(args, of_priority, language)})
-        for share in SHARES:
-            try:
-                with on_a_part(0, share) as (make_stream, count):
-                    what = f"U-Net on {count} multiprocessors"
-                    rows.append({"what": f"{what}, alone", **timed(args, make_stream, None)})
-                    rows.append({"what": f"{what}, both", **timed(args, make_stream, language)})
-            except (ScansideError, RuntimeError, AttributeError) as exc:
-                rows.append({"what": f"U-Net on {share:.0%} of the GPU", "failed": str(exc)})
-        return rows
+        return [
+            {"what": "tokens alone", "token_ms": summary(alone.stop())},
+            {"what": "U-Net alone", **timed(args, None, None)},
+            {"what": "both", **timed(args, None, language)},
+            {"what": "U-Net of high priority", **timed(args, of_priority, language)},
+        ]
+
+
+def on_share(args: Namespace) -> list[Json]:
+    """The U-Net on a share of the multiprocessors, alone and beside the language model."""
+    with language_of(args) as language, on_a_part(0, args.share) as (make_stream, count):
+        what = f"U-Net on {count} multiprocessors"
+        return [
+            {"what": f"{what}, alone", **timed(args, make_stream, None)},
+            {"what": f"{what}, both", **timed(args, make_stream, language)},
+        ]
+
+
+def measured(args: Namespace) -> list[Json]:
+    """All rows, each way in a process of its own: one that dies takes no other with it."""
+    rows: list[Json] = []
+    words = [sys.executable, str(Path(__file__).resolve()), str(args.scratch)]
+    for name in ("width", "threads", "runs"):
+        words += [f"--{name}", str(getattr(args, name))]
+    for share in (None, *SHARES):
+        what = "on streams" if share is None else f"U-Net on {share:.0%} of the GPU"
+        answer = args.scratch / "parts" / f"beside {what}.json".replace(" ", "_")
+        given = ["--share", str(0.0 if share is None else share), "--answer", str(answer)]
+        found = apart([*words, *given], answer)
+        if "died" in found:
+            rows.append({"what": what, "failed": found["died"], "last_words": found["log"][-5:]})
+        else:
+            rows += found["rows"]
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
 
 
 def beside_part(args: Namespace, _: str) -> Json:
@@ -171,14 +204,20 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of llama.cpp")
     parser.add_argument("--runs", type=int, default=200, help="timed steps of the U-Net")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the result here")
+    parser.add_argument("--share", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.answer:
+        found = on_share(args) if args.share else on_streams(args)
+        args.answer.write_text(json.dumps({"rows": found}))
+        return 0
     about = machine()
     try:
         card = probe().gpus[0].name
-        rows = measured(args)
     except DeviceError as exc:
         print(exc, file=sys.stderr)
         return 1
+    rows = measured(args)
     question = "the language model beside the U-Net on one GPU: what each costs the other"
     write({"question": question, **about, "gpu": card, "rows": rows}, args.json)
     return 0

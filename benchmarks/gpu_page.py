@@ -16,8 +16,9 @@ def gpu_suite(name: str, result: Json) -> tuple[list[str], dict[str, str]]:
     card = device["nvidia_smi"]
     about = measured_on(device)
     about["device"] = f"{card['name']}, driver {card['driver_version']}; {about['device']}"
+    notes = result.get("notes", {})
     rows = [
-        {**row, **about}
+        {**row, "said": "; ".join(filter(None, (row["said"], notes.get(part)))) or None, **about}
         for part, found in result["parts"].items()
         if part != "device"
         for row in _rows(part, found)

@@ -44,7 +44,7 @@ class Part:
 
 PARTS = (
     Part(name="device", about_s=8, timed=False),
-    Part(name="smoke", about_s=40, timed=False),
+    Part(name="smoke", about_s=15),
     Part(name="golden", about_s=20, timed=False),
     Part(name="sanitizer", about_s=20, timed=False),
     Part(name="sanitized chain", about_s=40, timed=False),
@@ -209,6 +209,7 @@ class Suite:
             self._keep(part.name, Process(args, part.name).result(most))
         if waiting:
             self._prepared(waiting)
+        self._write()
         return self.result
 
     def _prepared(self, waiting: list[Process]) -> None:
@@ -223,6 +224,9 @@ class Suite:
         print(f"{name:26}{shown}  ({self.left_s:.0f} s left)", flush=True)
         for line in row.get("last_words", [])[-3:]:
             print("    " + line[:300], flush=True)
+        self._write()
+
+    def _write(self) -> None:
         if self.args.json:
             part = self.args.json.with_suffix(".part")
             part.write_text(json.dumps(self.result, indent=2) + "\n")

@@ -2,8 +2,8 @@
 
 The exporter writes attention in the parts that every backend accepts: two products, a softmax, and
 a dozen reshapes, transpositions and scalings around them. ONNX Runtime has fused kernels for the
-whole, but does not recognise these parts by itself. On an H200 the full-size U-Net takes 6.51 ms
-with the operator and 8.20 ms without (`benchmarks/gpu_variants.py`). ONNX Runtime's CPU provider
+whole, but does not recognise these parts by itself. On an H200 the full-size U-Net takes 6.59 ms
+with the operator and 8.24 ms without (`benchmarks/gpu_variants.py`). ONNX Runtime's CPU provider
 runs the operator too; TensorRT's parsers do not know it.
 
 What is replaced computes the same: whether reshapes and transpositions bring the heads where the
@@ -12,17 +12,14 @@ operator has them is found out by moving an array of indices through them.
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
-from .graph_index import DOMAIN, GraphIndex, LeftError, Shape, rewrite
+from .graph_index import DOMAIN, GraphIndex, LeftError, Shape, Told, fuse_file, rewrite
 
 OPERATOR = "MultiHeadAttention"
 WIDEST_HEAD = 256
@@ -30,43 +27,12 @@ WIDEST_HEAD = 256
 without, on an H200 (`benchmarks/gpu_variants.py`)."""
 
 
-@dataclass(slots=True)
-class Attentions:
-    """What became of the attentions of one graph."""
-
-    fused: int = 0
-    left: Counter[str] = field(default_factory=Counter[str])
-    """How many softmaxes were left as they are, by reason."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the manifest."""
-        return {
-            "operator": f"{DOMAIN}.{OPERATOR}",
-            "fused": self.fused,
-            "left": dict(sorted(self.left.items())),
-        }
-
-    def __str__(self) -> str:
-        told = [f"{self.fused} as one operator each"] if self.fused else []
-        told += [f"{count} left alone: {why}" for why, count in sorted(self.left.items())]
-        return "; ".join(told) or "none in this graph"
+def fuse_attention_file(path: Path) -> Told:
+    """Rewrite an `.onnx` file in place, as `fuse_file` does."""
+    return fuse_file(path, lambda model, _: fuse_attention(model))
 
 
-def fuse_attention_file(path: Path) -> Attentions:
-    """Rewrite an `.onnx` file in place; weights that lie beside it stay where they are.
-
-    A graph without an attention that can be replaced is not written at all.
-    """
-    model = onnx.load(path, load_external_data=False)
-    found = fuse_attention(model)
-    if found.fused:
-        part = path.with_name(f"{path.name}.part")
-        onnx.save(model, part)
-        part.replace(path)
-    return found
-
-
-def fuse_attention(model: ModelProto, widest_head: int = WIDEST_HEAD) -> Attentions:
+def fuse_attention(model: ModelProto, widest_head: int = WIDEST_HEAD) -> Told:
     """Replace every attention without a mask, in place.
 
     Parameters
@@ -78,10 +44,10 @@ def fuse_attention(model: ModelProto, widest_head: int = WIDEST_HEAD) -> Attenti
 
     Returns
     -------
-    found : Attentions
+    found : Told
         How many were replaced, and why the others were not.
     """
-    graph, found = GraphIndex(model), Attentions()
+    graph, found = GraphIndex(model), Told(OPERATOR)
     replaced: dict[int, list[NodeProto]] = {}
     for softmax in [node for node in model.graph.node if node.op_type == "Softmax"]:
         try:

@@ -17,16 +17,13 @@ import onnx
 from onnx import ModelProto
 
 from ..runtime.errors import InputError
-from . import bias_residual_operator, gelu_operator, skip_group_norm_operator
+from . import gelu_operator, group_norm_parts
 from .attention_operator import fuse_attention_file
-from .bias_residual_operator import fuse_bias_residuals_file
 from .gelu_operator import fuse_gelus_file
 from .group_norm_operator import fuse_group_norm_file
 from .packed_attention_operator import fuse_packed_attention_file
 from .rewriting import answers, moved
-from .skip_group_norm_operator import fuse_skip_group_norms_file
 from .skip_norm_operator import fuse_skip_norms_file
-from .states_operator import fuse_states_file
 
 Fuse: TypeAlias = Literal["none", "attention", "cuda"]
 CHOICES: tuple[Fuse, ...] = get_args(Fuse)
@@ -45,18 +42,14 @@ class Told(Protocol):
 FUSIONS: Mapping[str, Callable[[Path], Told]] = {
     "attention": fuse_attention_file,
     "norms": fuse_group_norm_file,
-    "skip_norms": fuse_skip_group_norms_file,
     "packed": fuse_packed_attention_file,
     "gelu": fuse_gelus_file,
     "skip": fuse_skip_norms_file,
-    "residual": fuse_bias_residuals_file,
-    "states": fuse_states_file,
 }
 """What makes a part of a graph one operator, in an order in which each finds its pattern."""
 IN_PARTS: tuple[Callable[[ModelProto], ModelProto], ...] = (
-    skip_group_norm_operator.in_parts,  # group normalisations of their own, too
+    group_norm_parts.in_parts,
     gelu_operator.in_parts,
-    bias_residual_operator.in_parts,
 )
 """What writes operators that the CPU does not have in standard ones."""
 

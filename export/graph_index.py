@@ -33,13 +33,11 @@ class Told:
     fused: int = 0
     left: Counter[str] = field(default_factory=Counter[str])
     """How many were left as they are, by reason."""
-    domain: str = DOMAIN
-    """Of the operator; empty for ONNX's own."""
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
         return {
-            "operator": ".".join(filter(None, (self.domain, self.operator))),
+            "operator": f"{DOMAIN}.{self.operator}",
             "fused": self.fused,
             "left": dict(sorted(self.left.items())),
         }

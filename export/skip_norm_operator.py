@@ -9,7 +9,8 @@ What it computes is the same: the CUDA kernel of onnxruntime 1.31 sums in float3
 residual once, where the parts round it after each sum. Earlier versions took mean and variance in
 half precision (before onnxruntime pull request 28682), which loses digits.
 
-Not yet measured on a GPU.
+With the fusions of GELU the full-size U-Net goes from 5.79 ms to 4.52 on an H200
+(`benchmarks/gpu_variants.py`).
 """
 
 from __future__ import annotations

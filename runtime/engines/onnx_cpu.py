@@ -15,7 +15,7 @@ from ..manifest import TensorSpec
 from .cpu_arena import use_shared_arena
 
 _ONNX_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
-ONLY_ON_A_GPU = ("GroupNorm", "SkipGroupNorm", "BiasSplitGelu", "BiasAdd")
+ONLY_ON_A_GPU = ("GroupNorm", "BiasSplitGelu")
 """Operators that `scanside export` may write for a GPU, and the CPU has no kernels for."""
 
 _LARGE_BYTES = 64 << 20
