@@ -24,7 +24,6 @@ def main() -> int:
             for _ in range(2):  # the second is launched as graphs
                 made = chain.picture(volume, steps=1, seed=0)
                 preview = chain.preview(volume)
-            chain.close()
     except ScansideError as exc:
         print(exc, file=sys.stderr)
         return 1

@@ -193,26 +193,23 @@ def chained(
 ) -> None:
     """Volume to picture without the host in between: the same pictures, then time and memory."""
     chain = DeviceChain(decoder.stages)
-    try:
-        for number, (volume, picture) in enumerate(zip(volumes, wanted, strict=True)):
-            made = chain.picture(volume, steps=args.steps, seed=3)
-            compare(f"chain, trial {number}", made.pixels, picture)
-        for _ in range(10):
-            chain.picture(volumes[0], steps=args.steps, seed=3)
-        before, wall, steps, vae = free_bytes(chain.gpu), [], [], []
-        for seed in range(args.decodes):
-            began = time.perf_counter()
-            made = chain.picture(volumes[0], steps=args.steps, seed=seed)
-            wall.append(time.perf_counter() - began)
-            steps.append(made.denoised_s)
-            vae.append(made.decoded_s)
-        report("chain, volume to picture, wall", wall)
-        report(f"  {args.steps} steps, GPU", steps)
-        report("  VAE, GPU", vae)
-        grown = before - free_bytes(chain.gpu)
-        expect("bytes of device memory that the chain grew by", float(max(grown, 0)), 1 << 20)
-    finally:
-        chain.close()
+    for number, (volume, picture) in enumerate(zip(volumes, wanted, strict=True)):
+        made = chain.picture(volume, steps=args.steps, seed=3)
+        compare(f"chain, trial {number}", made.pixels, picture)
+    for _ in range(10):
+        chain.picture(volumes[0], steps=args.steps, seed=3)
+    before, wall, steps, vae = free_bytes(chain.gpu), [], [], []
+    for seed in range(args.decodes):
+        began = time.perf_counter()
+        made = chain.picture(volumes[0], steps=args.steps, seed=seed)
+        wall.append(time.perf_counter() - began)
+        steps.append(made.denoised_s)
+        vae.append(made.decoded_s)
+    report("chain, volume to picture, wall", wall)
+    report(f"  {args.steps} steps, GPU", steps)
+    report("  VAE, GPU", vae)
+    grown = before - free_bytes(chain.gpu)
+    expect("bytes of device memory that the chain grew by", float(max(grown, 0)), 1 << 20)
 
 
 def timed(decoder: Decoder, args: argparse.Namespace, volume: Volume) -> None:

@@ -72,22 +72,41 @@ class DeviceEncoding:
         return placed
 
     def _place(self, placed: Placed) -> None:
+        self._enqueue_tokens(placed.volume)
+        self.gpu.wait()
+        self.check(placed.volume)
+        self._current = placed
+
+    def enqueue(self, volume: Volume) -> None:
+        """Enqueue a volume's way in, its tokens and the encoder; nothing waits.
+
+        Raises
+        ------
+        InputError
+            As `Preprocessor.tokens`, but for what `check` tells once the GPU was waited for.
+        """
+        self._enqueue_tokens(volume)
+        self.gpu.copy(self._tokens, self._encoder.buffers["tokens"])
+        self._encoder.launch()
+
+    def check(self, volume: Volume) -> None:
+        """InputError where the tokens that were enqueued last, this volume's, are not finite."""
+        if self._noted[0]:
+            raise self._preprocessor.too_large(volume)
+
+    def _enqueue_tokens(self, volume: Volume) -> None:
         self._current = None
-        data, raw = flat(placed.volume)
+        data, raw = flat(volume)
         if raw.nbytes > self._room.nbytes:  # what was there before is freed with the Gpu
             self._room = self.gpu.allocate((raw.nbytes,), np.uint8)
             self._inbox = self.gpu.pinned((raw.nbytes,), np.uint8)
-        launch = self._made.launch_of(placed.volume, data, self._room)
+        launch = self._made.launch_of(volume, data, self._room)
         self.gpu.send(raw, self._inbox, self._room)
         with self.gpu.current():  # whose errors are DeviceError
             launch(self.gpu.stream)
         self.gpu.clear(self._note)
         self._looks.finite(self._tokens, self._note)
         self.gpu.download(self._note, self._noted)
-        self.gpu.wait()
-        if self._noted[0]:
-            raise self._preprocessor.too_large(placed.volume)
-        self._current = placed
 
     def encode(self, placed: Placed, wanted: Iterable[str]) -> dict[str, Floats]:
         """Answers of the encoder by name, those of `wanted` that it has."""

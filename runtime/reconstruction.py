@@ -309,8 +309,7 @@ class Reconstruction:
         Parameters
         ----------
         upstream : callable
-            Enqueues what writes `clip` and `latent`, of what `Resident.inbox` holds: it is called
-            once the one copy in is enqueued.
+            Enqueues what writes `clip` and `latent`; while the GPU is at it, noise is drawn.
         clip : (1, D)
         latent : (1, 4, h, w)
         states : (1, L, W) float32
@@ -321,8 +320,8 @@ class Reconstruction:
         assert resident is not None, "the caller looks at `resident`"
         plan, beta, gpu = self._plan(self._spec.schedule, steps), self._spec.beta, resident.gpu
         began, *_ = self._clocks(gpu)
-        resident.send(plan, _philox(seed))
         upstream()
+        resident.send(plan, _philox(seed))
         gpu.note(began)
         resident.begin(states, beta, latent, clip)
         return self._rest(resident, plan, floats)

@@ -26,9 +26,6 @@ from .schedule import Schedule
 
 Floats = NDArray[np.float32]
 
-_ALIGNED = 256
-"""Bytes on which a volume begins in device memory."""
-
 
 class Resident:
     """U-Net and VAE with everything between them, on one GPU and one stream.
@@ -81,7 +78,15 @@ class Resident:
         self._time_of = {time: row for row, time in enumerate(rows)}
         table = np.concatenate([times[time] for time in rows])
         self._times = self._constant(table.astype(unet.inputs["time"].dtype))
-        self.reserve(0)
+        # latent, noise and the CLIP vector's shift lie side by side: they are one copy
+        numbers = 2 * size + self._clip_size
+        self._given = gpu.allocate((numbers,), np.float32)
+        self._latent = self._given.part(0, (size,))
+        self._mixed = self._given.part(0, (2, size))
+        self._shift = self._given.part(8 * size, (self._clip_size,))
+        self._pinned = gpu.pinned((numbers,), np.float32)
+        self._host_latent, self._host_noise = self._pinned[:size], self._pinned[size : 2 * size]
+        self._host_shift = self._pinned[2 * size :]
         self._steps_noise = gpu.pinned((widest, size), np.float32)
         self._scale = self._constant(np.asarray(arrays["clip_scale"], np.float32).ravel())
         self._prepare_guidance(empty_states)
@@ -92,32 +97,6 @@ class Resident:
         image = self._vae.outputs["image"]
         self._image = gpu.pinned(image.shape, image.dtype)
         self._latent_out = gpu.pinned((1, *spec.latent_shape), np.float32)
-
-    def reserve(self, room_bytes: int) -> None:
-        """Make room for what else is to come in with the noise, in one copy.
-
-        Parameters
-        ----------
-        room_bytes : int
-            Size of `inbox` on the host and of `room` on the device. What was there before is freed
-            with the Gpu.
-        """
-        size, clip, gpu = self._size, self._clip_size, self.gpu
-        # latent, noise and the CLIP vector's shift lie side by side, and then whatever else comes
-        numbers = 2 * size + clip
-        front = -(-4 * numbers // _ALIGNED) * _ALIGNED
-        self._inbox = gpu.allocate((front + room_bytes,), np.uint8)
-        self._latent = self._inbox.part(0, (size,), np.float32)
-        self._mixed = self._inbox.part(0, (2, size), np.float32)
-        self._shift = self._inbox.part(8 * size, (clip,), np.float32)
-        self.room = self._inbox.part(front, (room_bytes,))
-        """Device memory that `send` fills from `inbox`."""
-        self._pinned = gpu.pinned((front + room_bytes,), np.uint8)
-        host = self._pinned[: 4 * numbers].view(np.float32)
-        self._host_latent = host[:size]
-        self._host_noise, self._host_shift = host[size : 2 * size], host[2 * size :]
-        self.inbox = self._pinned[front:]
-        """Pinned host memory for what else is to come in."""
 
     def copy_latent(self, latent: Buffer, to: Buffer) -> None:
         """Enqueue a copy of a latent (1, 4, h, w) in the other buffer's type."""
@@ -145,7 +124,7 @@ class Resident:
             self.gpu.upload(empty_states, states.part(0, one))
 
     def send(self, plan: Schedule, rng: np.random.Generator, latent: Floats | None = None) -> None:
-        """Draw all noise and copy it in, with `latent` and what lies in `inbox`.
+        """Draw all noise and copy it in, with `latent`.
 
         Parameters
         ----------
@@ -159,11 +138,11 @@ class Resident:
         self._host_noise[:] = rng.standard_normal(size, np.float32)
         normal = rng.standard_normal((1, self._clip_size), np.float32)
         self._host_shift[:] = (shift + noise * normal).ravel()
-        first = 4 * size
+        first = size
         if latent is not None:
             self._host_latent[:], first = latent.ravel(), 0
-        rest = self._inbox.part(first, (self._inbox.nbytes - first,))
-        self.gpu.upload(self._pinned[first:], rest)
+        drawn = self._pinned[first:]
+        self.gpu.upload(drawn, self._given.part(4 * first, drawn.shape))
         self.gpu.clear(self._met)
         if plan.draws_noise and plan.steps > 1:
             rows = self._steps_noise[: plan.steps - 1]

@@ -126,7 +126,8 @@ made, on_cpu = (
     for make in (lambda *given: Device(gpu, *given), Host)
 )
 pictures = SimpleNamespace(reconstruction=made, prompt=SimpleNamespace(empty=empty))
-chain = DeviceChain(SimpleNamespace(encoder=there, pictures=pictures, preprocessor=on_gpu))
+joined = DeviceEncoding(on_gpu, there)
+chain = DeviceChain(SimpleNamespace(encoder=there, pictures=pictures, on_device=joined))
 for one in (volume(0), volume(1), volume(2, size=(150, 130, 131))):
     encoded = here.run({"tokens": on_host.tokens(one)[None]})
     what = Condition(clip=encoded["clip"], latent=encoded["latent"], states=empty)
@@ -141,10 +142,18 @@ for work in (lambda: chain.picture(volume(4), steps=4), lambda: chain.preview(vo
     work()
     calls = log.read_text().splitlines()
     print(*(calls.count(n) for n in ("cuStreamSynchronize", "cuMemcpyHtoDAsync", "cuMemAlloc")))
-chain.close()
+for work in (lambda one: chain.picture(one, steps=4), chain.preview):
+    try:
+        with np.errstate(all="ignore"):  # the networks in NumPy would warn
+            work(volume(0, slope=1e36))
+    except ScansideError as exc:
+        print(exc)
 """
     out, _ = run(JOINED + code)
-    *levels, picture, preview = out.splitlines()
+    *levels, picture, preview, refused, too = out.splitlines()
     assert len(levels) == 6
     assert max(map(int, levels)) <= 1
-    assert picture == preview == "1 1 0"
+    assert picture == "1 2 0", "the volume, and the noise that is drawn while it is encoded"
+    assert preview == "1 1 0"
+    assert refused == too
+    assert "its values become infinite with slope 1e+36" in refused
