@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         help="a checkpoint directory, 'reference', or random weights: "
-        "random:tiny, random:paper, random:paper-1b",
+        "random:tiny, random:paper, random:paper-1b and others, which a wrong name lists",
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write; must be new")
     parser.add_argument(

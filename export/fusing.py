@@ -27,8 +27,15 @@ from .skip_norm_operator import fuse_skip_norms_file
 
 Fuse: TypeAlias = Literal["none", "attention", "cuda"]
 CHOICES: tuple[Fuse, ...] = get_args(Fuse)
-GRAPHS = ("encoder.onnx", "unet.onnx", "vae_decoder.onnx", "preview_decoder.onnx")
-"""The graphs that every decode runs."""
+GRAPHS = (
+    "encoder*.onnx",
+    "unet.onnx",
+    "vae_decoder.onnx",
+    "preview_decoder.onnx",
+    "image_encoder.onnx",
+)
+"""The graphs that are fused: the networks of the brain, those that place concepts among them, and
+those of the picture. Those of texts have masks, and run once a text."""
 
 
 class Told(Protocol):
@@ -93,7 +100,7 @@ def fuse_graphs(folder: Path, fuse: str, progress: Callable[[str], None]) -> dic
         A graph's answers moved too far.
     """
     wanted = {"none": (), "attention": ("attention",), "cuda": tuple(FUSIONS)}[fuse]
-    paths = [folder / name for name in GRAPHS if wanted and (folder / name).is_file()]
+    paths = [path for name in GRAPHS if wanted for path in sorted(folder.glob(name))]
     return {path.name: _fused(path, wanted, fuse, progress) for path in paths}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import onnx
@@ -16,6 +17,7 @@ from scanside.export.graph_index import DOMAIN
 from scanside.export.group_norm_parts import in_parts
 from scanside.export.parity import ParityError
 from scanside.runtime import Decoder
+from scanside.runtime.bundle import REFERENCE
 from scanside.runtime.errors import BundleError, InputError
 
 from .test_group_norm import normalised
@@ -77,6 +79,19 @@ def test_such_a_bundle_says_what_was_done_and_that_the_cpu_does_not_run_it(
         assert wanted <= {node.op_type for node in onnx.load(bundle / name).graph.node}
     with pytest.raises(BundleError, match=r"unet\.onnx holds \w+, .*write unet=cuda"):
         Decoder.open(bundle)
+
+
+def test_encoders_that_share_their_weights_are_fused_too(tmp_path: Path) -> None:
+    for path in (*REFERENCE.glob("*encoder*.onnx"), *REFERENCE.glob("*.data")):
+        shutil.copyfile(path, tmp_path / path.name)
+    shared = (tmp_path / "encoder_shared.data").read_bytes()
+    told = fuse_graphs(tmp_path, "cuda", print)
+    encoders = ["encoder.onnx", "encoder_10.onnx", "encoder_12.onnx"]
+    assert list(told) == [*encoders, "image_encoder.onnx"]
+    for name in encoders:
+        assert {"attention", "packed", "gelu", "skip"} <= told[name].keys()
+        assert told[name]["relative"] < 1e-5
+    assert (tmp_path / "encoder_shared.data").read_bytes() == shared
 
 
 def test_what_a_target_cannot_run_is_refused() -> None:

@@ -17,6 +17,7 @@ from ..bench.plan import Plan
 from ..bench.report import report
 from ..bench.warm import progress
 from ..request import task_list
+from .decode import DEVICE_HELP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="comma-separated repetition times (default: 0.8,1,1.5,2)",
     )
-    parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default: cpu)")
+    parser.add_argument("--device", default="cpu", metavar="D", help=DEVICE_HELP)
     parser.add_argument(
         "--json", metavar="FILE", help="write one JSON object; - prints it and nothing else"
     )

@@ -10,12 +10,13 @@ from ..bundle import Bundle
 from ..devices import stage_devices
 from ..golden import Check
 from ..verification import verify
+from .decode import DEVICE_HELP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or 'reference'")
-    parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default: cpu)")
+    parser.add_argument("--device", default="cpu", metavar="D", help=DEVICE_HELP)
     parser.add_argument(
         "--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)"
     )
