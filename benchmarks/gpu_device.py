@@ -72,7 +72,7 @@ def kernel_part(args: Namespace, _: str) -> Json:
 
 
 def sanitizer_part(args: Namespace, _: str) -> Json:
-    """compute-sanitizer over one launch of every kernel of ours."""
+    """compute-sanitizer over one launch of every kernel of ours, in every type."""
     words = [str(HERE / "gpu_kernel_once.py"), str(args.kernels / "kernels")]
     return sanitized(("memcheck", "racecheck", "initcheck"), words)
 

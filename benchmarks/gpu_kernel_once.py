@@ -1,5 +1,5 @@
 """One launch of every kernel of ours, for compute-sanitizer: the compiled resample kernel for every
-type of volume and token, and the small arithmetic between graphs.
+type of volume and token, the small arithmetic between graphs, and what looks at pictures.
 
 compute-sanitizer --tool memcheck python benchmarks/gpu_kernel_once.py BUNDLE/kernels
 """
@@ -43,6 +43,7 @@ def main() -> int:
                     raise SystemExit(f"{mapping}, {stored} to {dtype}: tokens were not written")
             gpu.close()
     gpu_smoke.arithmetic()
+    gpu_smoke.looks()
     if gpu_smoke.failures:
         raise SystemExit("; ".join(gpu_smoke.failures))
     return 0

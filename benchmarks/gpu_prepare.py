@@ -34,7 +34,8 @@ def weights_part(args: Namespace, _: str) -> Json:
         began = time.perf_counter()
         answer_on_cpu(args, name, args.threads)
         took[name] = round(time.perf_counter() - began, 1)
-    fused = fuse(folder, args.fuse)  # the CPU has not every operator, and has answered by now
+    wanted = list(FUSIONS) if args.fuse is None else args.fuse
+    fused = fuse(folder, wanted)  # the CPU has not every operator, and has answered by now
     list_files(folder)
     return {
         "gb": round(written / 1e9, 2),
@@ -45,7 +46,13 @@ def weights_part(args: Namespace, _: str) -> Json:
 
 
 def fuse(folder: Path, wanted: list[str]) -> Json:
-    """Make parts of the graphs one operator each; what became of them, by graph."""
+    """Make parts of the graphs one operator each; what became of them, by graph.
+
+    SystemExit for a fusion that there is not.
+    """
+    unknown = [name for name in wanted if name not in FUSIONS]
+    if unknown:
+        raise SystemExit(f"there is no fusion {', '.join(unknown)}, only {', '.join(FUSIONS)}")
     found: Json = {}
     there = [name for name in NETWORKS if (folder / f"{name}.onnx").is_file()]
     for name in there if wanted else ():

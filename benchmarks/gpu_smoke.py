@@ -29,8 +29,10 @@ from scanside.runtime.engines.arithmetic import Arithmetic
 from scanside.runtime.engines.driver import probe
 from scanside.runtime.engines.engine import DeviceEngine
 from scanside.runtime.engines.gpu import Gpu
+from scanside.runtime.engines.pixels import Looks
 from scanside.runtime.errors import ScansideError
 from scanside.runtime.golden import golden_checks
+from scanside.runtime.reconstruction import to_pixels
 from scanside.runtime.volume import Volume, load_volume
 
 DEVICE = "cuda,language=cpu,concept_encoder=cpu"
@@ -57,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"FAILED: {exc}", file=sys.stderr)
         return 1
     attempt("arithmetic", arithmetic)
+    attempt("looks", looks)
     attempt("decodes", lambda: decodes(args))
     for failure in failures:
         print(f"FAILED: {failure}", file=sys.stderr)
@@ -115,6 +118,38 @@ def arithmetic() -> None:
                 alone = sources[0].astype("float64") * scale + shift
                 bound = {"float32": 1e-5, "float16": 2e-3}[stored] * max(1, np.abs(alone).max())
                 expect(f"affine {stored} {length}", np.abs(one - alone).max(), bound)
+    finally:
+        kernels.close()
+        gpu.close()
+
+
+def looks() -> None:
+    """Pixels against NumPy, and what is noted of numbers that are not finite; both precisions."""
+    gpu = Gpu.open()
+    kernels = Looks(gpu)
+    rng = np.random.default_rng(0)
+    try:
+        for stored in ("float32", "float16"):
+            image = (0.8 * rng.standard_normal((1, 3, 33, 47))).astype(stored)
+            for bad in (None, np.inf, np.nan):
+                given = image.copy()
+                if bad is not None:
+                    given[0, 1, 20, 30] = bad
+                there = gpu.allocate(given.shape, stored)
+                pixels, notes = gpu.allocate((33, 47, 3), np.uint8), gpu.allocate((2,), np.uint32)
+                gpu.upload(given, there)
+                one, other = notes.part(0, (1,)), notes.part(4, (1,))
+                kernels.pixels(pixels, there, one)
+                kernels.finite(there, other)
+                found, noted = np.empty((33, 47, 3), np.uint8), np.empty(2, np.uint32)
+                gpu.download(pixels, found)
+                gpu.download(notes, noted)
+                gpu.wait()
+                wrong = float((noted != (bad is not None)).sum())
+                expect(f"notes of {stored} with {bad}", wrong, 0.0)
+                if bad is None:
+                    apart = np.abs(found.astype(int) - to_pixels(given.astype("f4"))).max()
+                    expect(f"pixels {stored}, levels of 255", float(apart), 0.0)
     finally:
         kernels.close()
         gpu.close()

@@ -44,10 +44,10 @@ class Part:
 
 PARTS = (
     Part(name="device", about_s=8, timed=False),
-    Part(name="smoke", about_s=15),
     Part(name="golden", about_s=20, timed=False),
     Part(name="sanitizer", about_s=20, timed=False),
     Part(name="sanitized chain", about_s=40, timed=False),
+    Part(name="smoke", about_s=15),
     Part(name="encoder", about_s=8),
     Part(name="unet", about_s=20),
     Part(name="vae_decoder", about_s=15),
@@ -221,6 +221,7 @@ class Suite:
     def _keep(self, name: str, row: Json) -> None:
         self.result["parts"][name] = row
         shown = row.get("failed") or row.get("left_out") or f"{row['took_s']:g} s"
+        shown += "" if "failed" in row or not fails(row) else ", not all of it"
         print(f"{name:26}{shown}  ({self.left_s:.0f} s left)", flush=True)
         for line in row.get("last_words", [])[-3:]:
             print("    " + line[:300], flush=True)
@@ -252,8 +253,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--prepare-s", type=float, default=100, help="most time to prepare")
     prepared_ = "take weights and language model as a run before left them in the scratch folder"
     parser.add_argument("--prepared", action="store_true", help=prepared_)
-    fuse_ = "parts of the graphs to make one operator each, of FUSIONS in export/fusing.py"
-    parser.add_argument("--fuse", nargs="+", default=[], metavar="PART", help=fuse_)
+    fuse_ = "parts of the graphs to make one operator each (default: all of export/fusing.py)"
+    parser.add_argument("--fuse", nargs="*", metavar="PART", help=fuse_)
     parser.add_argument("--small", action="store_true", help="small models, to try the suite")
     names = [part.name for part in PARTS]
     parser.add_argument("--only", nargs="+", choices=names, metavar="PART", default=names)
@@ -285,7 +286,12 @@ def main() -> int:
     if args.json:
         args.json = args.json.resolve()
     found = Suite(args).run()
-    return int(any("failed" in row for row in found["parts"].values()))
+    return int(any(map(fails, found["parts"].values())))
+
+
+def fails(row: Json) -> bool:
+    """Whether a part failed, or something in it."""
+    return "failed" in row or any(isinstance(r, dict) and "failed" in r for r in row.values())
 
 
 if __name__ == "__main__":

@@ -35,19 +35,10 @@ OUTERMOST, INNERMOST = {"prefer_nhwc": "0"}, {"prefer_nhwc": "1"}
 WITH_BIAS = {**INNERMOST, "fuse_conv_bias": "1"}
 TUNED = {"ORT_CUDA_GEMM_AUTO_TUNE": "1"}
 LINEAR = ("attention", "packed", "gelu", "skip")
-FIVE = ("attention", "norms", "packed", "gelu", "skip")
-SIX = ("attention", "norms", "skip_norms", "packed", "gelu", "skip")
-SEVEN = (*SIX, "residual")
 EVERY = tuple(FUSIONS)
 VARIANTS: tuple[tuple[str, tuple[str, ...], Mapping[str, str], Mapping[str, str]], ...] = (
-    ("unet", FIVE, INNERMOST, {}),
-    ("unet", SIX, INNERMOST, {}),
-    ("unet", SEVEN, INNERMOST, {}),
     ("unet", EVERY, INNERMOST, {}),
-    ("unet", (*FIVE, "residual"), INNERMOST, {}),
-    ("unet", (*FIVE, "states"), INNERMOST, {}),
     ("vae_decoder", ("norms",), INNERMOST, {}),
-    ("vae_decoder", ("norms", "skip_norms"), INNERMOST, {}),
     ("encoder", LINEAR, INNERMOST, {}),
     ("unet", EVERY, WITH_BIAS, TUNED),
     ("vae_decoder", (), INNERMOST, {}),
@@ -97,9 +88,11 @@ def variant(folder: Path, name: str, fused: tuple[str, ...]) -> Path:
         return plain_file(folder, name)
     path = folder / f"{name}_{'_'.join(fused)}.onnx"
     if not path.is_file():
-        shutil.copyfile(plain_file(folder, name), path)
+        part = path.with_name(f"{path.stem}.part.onnx")  # beside the weights, as it is
+        shutil.copyfile(plain_file(folder, name), part)
         for each in fused:
-            FUSIONS[each](path)
+            FUSIONS[each](part)
+        part.replace(path)
     return path
 
 

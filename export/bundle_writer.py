@@ -65,8 +65,8 @@ def export_bundle(
         Type of the language model's matrices: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m.
     fuse : {"none", "attention", "cuda"}
         Parts of the graphs as one operator each of ONNX Runtime, which are faster on a GPU:
-        attention of encoder and U-Net, which a CPU runs too, but not together with rtx; or
-        everything that its CUDA provider has, for the target cuda alone.
+        attention, which a CPU runs too, but not together with rtx; or all that gained there, for
+        the target cuda alone.
     diffusion : DiffusionSettings, optional
         Defaults of the picture stage; by default the checkpoint's `diffusion/sampling.json`.
     name : str, optional
@@ -88,7 +88,7 @@ def export_bundle(
         Writing failed, for example on a full disk.
     """
     check_targets(targets)
-    check_fusing(fuse, targets)
+    check_fusing(fuse, targets, precision)
     _check_choice("precision", [precision], PRECISIONS)
     check_quantization(quantize)
     out = Path(out).absolute()

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("none", "attention", "cuda"),
         default="none",
         help="parts of the graphs as one operator each of ONNX Runtime, faster on a GPU: "
-        "attention, which a CPU runs too, but not together with rtx; cuda, all that it has there, "
+        "attention, which a CPU runs too, but not together with rtx; cuda, all that gained there, "
         "with --targets cuda (default: none)",
     )
     parser.add_argument(

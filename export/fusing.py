@@ -1,17 +1,17 @@
 """`--fuse`: parts of a bundle's graphs as one operator each of ONNX Runtime, held against the plain
 graphs.
 
-`attention` is an operator that ONNX Runtime's CPU provider has, too. `cuda` is everything that its
-CUDA provider has kernels for, some of it there alone: such a bundle runs on a GPU only. That an
-operator means what it replaces is checked on the CPU, with standard operators in the place of those
-that it does not have. TensorRT-RTX knows none of them, and fuses by itself.
+`attention` is an operator that ONNX Runtime's CPU provider has, too. `cuda` is all that gained on a
+GPU (`benchmarks/gpu_variants.py`), some of it there alone: such a bundle runs on a GPU only. That
+an operator means what it replaces is checked on the CPU, with standard operators in the place of
+those that it does not have. TensorRT-RTX knows none of them, and fuses by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import onnx
 from onnx import ModelProto
@@ -20,6 +20,7 @@ from ..runtime.errors import InputError
 from . import gelu_operator, group_norm_parts
 from .attention_operator import fuse_attention_file
 from .gelu_operator import fuse_gelus_file
+from .graph_index import Told
 from .group_norm_operator import fuse_group_norm_file
 from .packed_attention_operator import fuse_packed_attention_file
 from .rewriting import answers, moved
@@ -38,14 +39,6 @@ GRAPHS = (
 those of the picture. Those of texts have masks, and run once a text."""
 
 
-class Told(Protocol):
-    """What became of a graph: how much of it is one operator now, as a sentence and as a dict."""
-
-    fused: int
-
-    def as_dict(self) -> dict[str, Any]: ...
-
-
 FUSIONS: Mapping[str, Callable[[Path], Told]] = {
     "attention": fuse_attention_file,
     "norms": fuse_group_norm_file,
@@ -61,8 +54,8 @@ IN_PARTS: tuple[Callable[[ModelProto], ModelProto], ...] = (
 """What writes operators that the CPU does not have in standard ones."""
 
 
-def check_fusing(fuse: str, targets: Sequence[str]) -> None:
-    """InputError for a choice that there is not, or that a target could not run."""
+def check_fusing(fuse: str, targets: Sequence[str], precision: str) -> None:
+    """InputError for a choice that there is not, or that no device could run."""
     if fuse not in CHOICES:
         raise InputError(f"'fuse' must be one of {', '.join(CHOICES)}; got {fuse!r}")
     if fuse == "attention" and "rtx" in targets:
@@ -75,6 +68,11 @@ def check_fusing(fuse: str, targets: Sequence[str]) -> None:
         raise InputError(
             f"--fuse cuda makes graphs that only ONNX Runtime on a GPU can run, and the targets "
             f"hold {', '.join(others) or 'nothing'}; say --targets cuda"
+        )
+    if fuse == "cuda" and precision == "int8":
+        raise InputError(
+            "--fuse cuda is for a GPU and --precision int8 for a CPU, so no device would run such "
+            "a bundle; say --precision fp16"
         )
 
 
@@ -109,12 +107,12 @@ def _fused(
 ) -> dict[str, Any]:
     plain = answers(path)
     found = {name: FUSIONS[name](path) for name in wanted}
+    found = {name: told for name, told in found.items() if told.fused or told.left}
     for name, told in found.items():
-        if told.fused or told.as_dict()["left"]:
-            progress(f"{name} of {path.stem}: {told}")
-    result: dict[str, Any] = {name: told.as_dict() for name, told in found.items() if told.fused}
-    if not result:
-        return {"relative": 0.0}
+        progress(f"{name} of {path.stem}: {told}")
+    result: dict[str, Any] = {name: told.as_dict() for name, told in found.items()}
+    if not any(told.fused for told in found.values()):
+        return {**result, "relative": 0.0}
     standing_in = path.with_name(f"{path.stem}.parts.onnx")  # beside it, where its weights lie
     model = onnx.load(path, load_external_data=False)
     for in_parts in IN_PARTS:

@@ -20,7 +20,7 @@ from .bundle import Bundle
 from .chat import Chat
 from .clock import Clock, Costs
 from .decoding import Decoding
-from .device_encoding import Placed
+from .device_encoding import DeviceVolume
 from .devices import stage_devices
 from .errors import InputError
 from .events import Done, Event
@@ -310,7 +310,7 @@ class Decoder(Locating):
 
     def _normalised_tokens(
         self, volume: Any, index: int | None, clock: Clock
-    ) -> NDArray[np.float32] | Placed:
+    ) -> NDArray[np.float32] | DeviceVolume:
         shape = self.stages.preprocessor.geometry.shape
         if isinstance(volume, np.ndarray) and volume.ndim == 2:
             if volume.shape != shape or not np.isfinite(volume).all():

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .clock import Clock, Costs
-from .device_encoding import Placed
+from .device_encoding import DeviceVolume
 from .errors import InputError
 from .events import Done, Event, Heatmap, Pause, Token
 from .imaging import Imaging
@@ -91,7 +91,7 @@ class Decoding:
         """Refuse to go on: the models that this decoding runs on are taken or gone."""
         self._ended_by = why
 
-    def events(self, tokens: Floats | Placed) -> Iterator[Event]:
+    def events(self, tokens: Floats | DeviceVolume) -> Iterator[Event]:
         """Decode normalised tokens, (N, C) float32 or those that `Stages.place` made."""
         self._check_live()
         for event in self._events(tokens):
@@ -103,7 +103,7 @@ class Decoding:
         if self._ended_by:
             raise InputError(f"this stream cannot go on: {self._ended_by}")
 
-    def _events(self, tokens: Floats | Placed) -> Iterator[Event]:
+    def _events(self, tokens: Floats | DeviceVolume) -> Iterator[Event]:
         imaging, language = self._imaging, self._stages.language
         if imaging:
             imaging.prepare()

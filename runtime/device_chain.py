@@ -80,7 +80,7 @@ class DeviceChain:
         """
         buffers = self._encoder.buffers
         try:
-            return self._picture.from_device(
+            made = self._picture.from_device(
                 partial(self._joined.enqueue, volume),
                 buffers["clip"],
                 buffers["latent"],
@@ -89,8 +89,11 @@ class DeviceChain:
                 seed=seed,
             )
         except ScansideError:
+            self.gpu.wait()
             self._joined.check(volume)  # which would be the reason
             raise
+        self._joined.check(volume)
+        return made
 
     def preview(self, volume: Volume) -> NDArray[np.uint8]:
         """The predicted latent as (H, W, 3) uint8, through the tiny decoder if the bundle has one.

@@ -29,18 +29,18 @@ class DeviceTokens:
     ----------
     preprocessor : Preprocessor
         With compiled kernels.
-    tokens : Buffer
-        (1, N, C), where they are to lie.
     gpu : Gpu
     """
 
-    def __init__(self, preprocessor: Preprocessor, tokens: Buffer, gpu: Gpu) -> None:
-        self._preprocessor, self._tokens, self._gpu = preprocessor, tokens, gpu
+    def __init__(self, preprocessor: Preprocessor, gpu: Gpu) -> None:
+        self._preprocessor, self._gpu = preprocessor, gpu
         self._resamplers: dict[str, CudaResampler] = {}
         self._launches: dict[tuple[Any, ...], Callable[[Any], None]] = {}
         self._opened = ExitStack()
 
-    def launch_of(self, volume: Volume, data: NDArray[Any], room: Buffer) -> Callable[[Any], None]:
+    def launch_of(
+        self, volume: Volume, data: NDArray[Any], room: Buffer, tokens: Buffer
+    ) -> Callable[[Any], None]:
         """What makes the tokens on a stream, given by its address.
 
         Parameters
@@ -50,6 +50,8 @@ class DeviceTokens:
             Its `compact` data.
         room : Buffer
             Where these lie on the device by then, as `flat` has them.
+        tokens : Buffer
+            (1, N, C), where they are to lie.
 
         Raises
         ------
@@ -59,16 +61,17 @@ class DeviceTokens:
             The kernels do not load.
         """
         place = volume.affine.tobytes(), volume.slope, volume.inter
-        key = (room.pointer, data.dtype.name, data.shape, data.strides, *place)
+        key = (room.pointer, tokens.pointer, data.dtype.name, data.shape, data.strides, *place)
         if key not in self._launches:
             if len(self._launches) >= _PREPARED:
                 self._launches.clear()
-            self._launches[key] = self._prepared(volume, data, room)
+            self._launches[key] = self._prepared(volume, data, room, tokens)
         return self._launches[key]
 
-    def _prepared(self, volume: Volume, data: NDArray[Any], room: Buffer) -> Callable[[Any], None]:
+    def _prepared(
+        self, volume: Volume, data: NDArray[Any], room: Buffer, tokens: Buffer
+    ) -> Callable[[Any], None]:
         slope, inter = self._preprocessor.scaling(volume)
-        tokens = self._tokens
         return self._resampler(data.dtype, tokens.dtype).prepare(
             DeviceArray(
                 pointer=room.pointer, shape=data.shape, dtype=data.dtype, strides=data.strides

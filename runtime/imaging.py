@@ -30,11 +30,21 @@ States = tuple[Floats, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Made:
-    """A candidate: its picture (H, W, 3), the step it was left at, and how well it fits."""
+    """A candidate: its picture, the step it was left at, and how well it fits."""
 
-    pixels: NDArray[np.uint8]
     step: Step
-    similarity: float
+    pixels: NDArray[np.uint8] | None = None
+    """(H, W, 3)"""
+    image: Floats | None = None
+    """(1, 3, H, W) instead of pixels, where candidates are compared."""
+    similarity: float = 0.0
+
+    def shown(self) -> NDArray[np.uint8]:
+        """Its pixels."""
+        if self.pixels is not None:
+            return self.pixels
+        assert self.image is not None, "one of the two"
+        return to_pixels(self.image)
 
 
 class Imaging:
@@ -196,7 +206,7 @@ class Imaging:
         return not self._stopped.is_set() and self._clock.left_s >= self._cost(steps)
 
     def _keep(self, made: _Made, seed: int) -> Image:
-        result, pixels = self._result, made.pixels
+        result, pixels = self._result, made.shown()
         result.image, result.steps, result.image_seed = pixels, made.step.number, seed
         result.planned_steps = made.step.of
         result.schedule, result.beta = self._picture.schedule, self._picture.beta
@@ -224,14 +234,11 @@ class Imaging:
                 self._degrade(f"image: {step.number} of {step.of} steps, {why}")
                 break
         assert latest is not None
-        image: Floats | None = None
         with self._clock.stage("vae"), self._costs.measured("vae"):
-            if self._ranks:
-                image = self._picture.decode(latest.latent)
-                pixels = to_pixels(image)
-            else:
-                pixels = self._picture.pixels(latest.latent)
-        return _Made(pixels, latest, self._similarity(image, condition.clip))
+            if not self._ranks:
+                return _Made(latest, self._picture.pixels(latest.latent))
+            image = self._picture.decode(latest.latent)
+        return self._compared(latest, image, condition)
 
     def _whole(self, condition: Condition, steps: int, seed: int) -> _Made:
         """Without a deadline nobody looks at the clock between steps, so nothing has to wait."""
@@ -240,7 +247,12 @@ class Imaging:
         self._costs.learn("vae", made.decoded_s)
         self._clock.add("diffusion", made.denoised_s)
         self._clock.add("vae", made.decoded_s)
-        return _Made(made.pixels, made.step, self._similarity(made.image, condition.clip))
+        if made.image is None:
+            return _Made(made.step, made.pixels)
+        return self._compared(made.step, made.image, condition)
+
+    def _compared(self, step: Step, image: Floats, condition: Condition) -> _Made:
+        return _Made(step, image=image, similarity=self._similarity(image, condition.clip))
 
     def _why_to_break_off(self) -> str:
         if self._stopped.is_set():
@@ -266,10 +278,9 @@ class Imaging:
         """Whether candidates are compared, for which the picture itself has to come to the host."""
         return self._request.candidates > 1
 
-    def _similarity(self, image: Floats | None, clip: Floats) -> float:
+    def _similarity(self, image: Floats, clip: Floats) -> float:
         ranker = self._pictures.ranker
-        if image is None or ranker is None:
-            return 0.0
+        assert ranker is not None, "looked at when the request came"
         with self._clock.stage("rank"), self._costs.measured("rank"):
             return ranker.similarity(image, clip)
 

@@ -13,7 +13,10 @@ from .backends import find_driver, gpu_report
 from .bundle import REFERENCE, Bundle
 from .devices import stage_devices
 from .doctor_bundle import engine_report, memory_report
+from .engines.graph_file import GraphFile
+from .engines.onnx_cpu import ONLY_ON_A_GPU
 from .errors import ScansideError
+from .graphs import graphs_of
 from .stages import open_stages
 from .user_cache import cache_folder
 
@@ -145,21 +148,36 @@ def _engines(problems: list[Problem]) -> dict[str, str]:
 
 
 def _bundle(where: str, problems: list[Problem]) -> dict[str, str]:
-    """Opens the bundle and its stages; each stage's file with what would execute it."""
+    """Opens the bundle and its stages; each stage's file with what would execute it. Graphs that
+    only a GPU runs are not opened."""
     try:
         bundle = Bundle.open(where)
-        stages = open_stages(bundle, stage_devices("cpu"), threads=1)
+        placement = _only_on_a_gpu(bundle)
+        if not placement:
+            stages = open_stages(bundle, stage_devices("cpu"), threads=1)
+            stages.close()
+            placement = stages.placement
     except ScansideError as exc:
         shipped = where == "reference"
         mend = "reinstall scanside" if shipped else f"scanside export CHECKPOINT {where}"
         problems.append(Problem(str(exc), mend))
         return {"path": where, "state": "cannot be used"}
-    stages.close()
     size = sum(spec.size_bytes for spec in bundle.manifest.files.values())
     return {
         "path": str(Path(bundle.root).resolve()),
         "name": bundle.manifest.name,
         "sha256": bundle.sha256,
         "size": f"{size / 1e6:.1f} MB",
-        **stages.placement,
+        **placement,
     }
+
+
+def _only_on_a_gpu(bundle: Bundle) -> dict[str, str]:
+    """The graphs that ONNX Runtime runs on a GPU alone, with the operators that are why."""
+    found: dict[str, str] = {}
+    for stage, file in graphs_of(bundle.manifest):
+        operators = GraphFile.read(bundle.path(file)).operators
+        held = [kind for kind in ONLY_ON_A_GPU if kind in operators]
+        if held:
+            found[stage] = f"only with --device cuda, for {file} holds {', '.join(held)}"
+    return found

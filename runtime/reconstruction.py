@@ -124,6 +124,11 @@ class Reconstruction:
             self._time = time_rows(times, embeddings, self._schedules)
         except ValueError as exc:
             raise BundleError(f"{spec.arrays}: {exc}; export the bundle again") from exc
+        if embeddings.shape[1:] != unet.inputs["time"].shape[1:]:
+            raise BundleError(
+                f"{spec.arrays} embeds time in {embeddings.shape[1]} numbers, {spec.unet} takes "
+                f"{unet.inputs['time'].shape[1]}; export the bundle again"
+            )
         self._pictures: dict[Engine, DevicePicture] = {
             engine: DevicePicture(engine)
             for engine in (vae, tiny)
@@ -132,11 +137,6 @@ class Reconstruction:
         self._resident: Resident | None = None
         self._device_clip: Buffer | None = None
         self._events: list[Any] = []
-        if embeddings.shape[1:] != unet.inputs["time"].shape[1:]:
-            raise BundleError(
-                f"{spec.arrays} embeds time in {embeddings.shape[1]} numbers, {spec.unet} takes "
-                f"{unet.inputs['time'].shape[1]}; export the bundle again"
-            )
         if isinstance(unet, DeviceEngine) and isinstance(vae, DeviceEngine):
             self._resident = Resident(
                 unet,
@@ -302,7 +302,6 @@ class Reconstruction:
         *,
         steps: int,
         seed: int,
-        floats: bool = False,
     ) -> Whole:
         """As `whole`, from what an encoder leaves on the device; only where `resident`.
 
@@ -314,7 +313,6 @@ class Reconstruction:
         latent : (1, 4, h, w)
         states : (1, L, W) float32
         steps, seed : int
-        floats : bool
         """
         resident = self._resident
         assert resident is not None, "the caller looks at `resident`"
@@ -324,7 +322,7 @@ class Reconstruction:
         resident.send(plan, _philox(seed))
         gpu.note(began)
         resident.begin(states, beta, latent, clip)
-        return self._rest(resident, plan, floats)
+        return self._rest(resident, plan, floats=False)
 
     def _rest(self, resident: Resident, plan: Schedule, floats: bool) -> Whole:
         """Enqueue all steps and the picture, and wait once."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .clock import Costs
-from .device_encoding import DeviceEncoding, Placed
+from .device_encoding import DeviceEncoding, DeviceVolume
 from .engines.driver import need_gpu
 from .engines.engine import DeviceEngine, Engine, check_contract, warm
 from .engines.gpu import Gpu
@@ -54,7 +54,7 @@ class Stages:
     on_device: DeviceEncoding | None = None
     """Where resample kernel and encoder run on one GPU, what joins them there."""
 
-    def place(self, volume: Volume) -> Floats | Placed:
+    def place(self, volume: Volume) -> Floats | DeviceVolume:
         """The tokens of a volume for `encode`: on the GPU where the encoder reads them there.
 
         Raises
@@ -67,16 +67,16 @@ class Stages:
         return self.preprocessor.tokens(volume)
 
     def encode(
-        self, tokens: Floats | Placed, wanted: Iterable[str] | None = None
+        self, tokens: Floats | DeviceVolume, wanted: Iterable[str] | None = None
     ) -> dict[str, Floats]:
         """The encoder's outputs.
 
         Parameters
         ----------
-        tokens : (N, C) float32 or Placed
+        tokens : (N, C) float32 or DeviceVolume
             Normalised; from `place`, or the caller's own.
         wanted : iterable of str, optional
-            Names of outputs, all by default. What stays on a GPU takes no time to copy.
+            Names of outputs, all by default. From a GPU only these are copied; a CPU gives all.
 
         Raises
         ------
@@ -84,26 +84,27 @@ class Stages:
             An output that is not finite.
         """
         names = self.encoder.outputs if wanted is None else wanted
-        if isinstance(tokens, Placed):
-            assert self.on_device is not None, "it made them"
+        if self.on_device:
             encoded = self.on_device.encode(tokens, names)
         else:
+            assert not isinstance(tokens, DeviceVolume), "only `on_device` makes them"
             encoded = self.encoder.run({"tokens": tokens[None]})
         for name, values in encoded.items():
             if not np.isfinite(values).all():
                 raise self._not_finite(name, tokens)
         return encoded
 
-    def _not_finite(self, name: str, tokens: Floats | Placed) -> InputError:
-        if isinstance(tokens, Placed):
-            assert self.on_device is not None, "it made them"
-            largest = self.on_device.largest()
-        else:
-            largest = float(np.abs(tokens).max())
+    def _not_finite(self, name: str, tokens: Floats | DeviceVolume) -> InputError:
+        on_gpu = isinstance(tokens, DeviceVolume)
+        largest = float(np.abs(tokens).max()) if not on_gpu else self._largest_on_gpu()
         return InputError(
             f"the encoder's {name} is not finite for this volume, whose normalised values reach "
             f"{largest:.1e}; check the volume's units"
         )
+
+    def _largest_on_gpu(self) -> float:
+        assert self.on_device is not None, "it made them"
+        return self.on_device.largest()
 
     def need_language(self) -> LanguageModel:
         """The language model; an InputError where the bundle has none."""

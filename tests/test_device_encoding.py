@@ -73,19 +73,30 @@ first, second = (joined.place(one) for one in volumes[:2])
 print(apart(joined.encode(first, every), on_cpu(volumes[0])))  # the second's tokens lay there
 there.run({"tokens": np.ones((1, N, C), "f4")})
 print(apart(joined.encode(first, every), on_cpu(volumes[0])))  # others may run the encoder
+on_host_too = on_host.tokens(volumes[0])
+print(apart(joined.encode(on_host_too, every), on_cpu(volumes[0])))  # and tokens may be the host's
+assert first.tokens.pointer != second.tokens.pointer
+del second
 before = len(log.read_text().splitlines())
 found = joined.encode(joined.place(volumes[1]), ("clip", "unheard of"))
 assert list(found) == ["clip"]
 calls = log.read_text().splitlines()[before:]
 print(*(calls.count(n) for n in ("cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuMemAlloc")))
 joined.close()
+for work in (lambda: joined.place(volumes[0]), lambda: joined.encode(first, every)):
+    try:
+        work()
+    except ScansideError as exc:
+        assert str(exc).startswith("the decoder is closed"), exc
+    else:
+        raise AssertionError("it is closed")
 for each in (on_gpu, on_host):
     each.close()
 gpu.close()
 """
     out, calls = run(JOINED + code)
     *apart, copies = out.splitlines()
-    assert len(apart) == 6
+    assert len(apart) == 7
     assert max(map(float, apart)) < 1e-5
     assert copies == "1 2 0", "the volume in; what is not finite, and the one answer, out"
     count = Counter(calls)
@@ -148,6 +159,10 @@ for work in (lambda one: chain.picture(one, steps=4), chain.preview):
             work(volume(0, slope=1e36))
     except ScansideError as exc:
         print(exc)
+    try:  # what was noted of one volume is not told of the next
+        chain.picture(volume(1), steps=7)
+    except ScansideError as exc:
+        assert "'steps' must be one of" in str(exc), exc
 """
     out, _ = run(JOINED + code)
     *levels, picture, preview, refused, too = out.splitlines()

@@ -16,7 +16,7 @@ from scanside.export.fusing import check_fusing, fuse_graphs
 from scanside.export.graph_index import DOMAIN
 from scanside.export.group_norm_parts import in_parts
 from scanside.export.parity import ParityError
-from scanside.runtime import Decoder
+from scanside.runtime import Decoder, machine
 from scanside.runtime.bundle import REFERENCE
 from scanside.runtime.errors import BundleError, InputError
 
@@ -79,6 +79,10 @@ def test_such_a_bundle_says_what_was_done_and_that_the_cpu_does_not_run_it(
         assert wanted <= {node.op_type for node in onnx.load(bundle / name).graph.node}
     with pytest.raises(BundleError, match=r"unet\.onnx holds \w+, .*write unet=cuda"):
         Decoder.open(bundle)
+    report = machine.examine(str(bundle))
+    assert not [problem for problem in report.problems if str(bundle) in problem.mend]
+    said = report.sections["bundle"]["vae_decoder"]
+    assert said == "only with --device cuda, for vae_decoder.onnx holds GroupNorm"
 
 
 def test_encoders_that_share_their_weights_are_fused_too(tmp_path: Path) -> None:
@@ -95,13 +99,15 @@ def test_encoders_that_share_their_weights_are_fused_too(tmp_path: Path) -> None
 
 
 def test_what_a_target_cannot_run_is_refused() -> None:
-    check_fusing("cuda", ["cuda"])
-    check_fusing("attention", ["cpu", "cuda"])
-    check_fusing("none", ["cpu", "rtx"])
+    check_fusing("cuda", ["cuda"], "fp16")
+    check_fusing("attention", ["cpu", "cuda"], "int8")
+    check_fusing("none", ["cpu", "rtx"], "int8")
     for targets in (["cpu"], ["cuda", "cpu"], ["cuda", "rtx"], []):
         with pytest.raises(InputError, match="only ONNX Runtime on a GPU can run"):
-            check_fusing("cuda", targets)
+            check_fusing("cuda", targets, "fp16")
     with pytest.raises(InputError, match="exclude each other"):
-        check_fusing("attention", ["rtx"])
+        check_fusing("attention", ["rtx"], "fp16")
     with pytest.raises(InputError, match="must be one of none, attention, cuda; got 'norms'"):
-        check_fusing("norms", ["cuda"])
+        check_fusing("norms", ["cuda"], "fp16")
+    with pytest.raises(InputError, match="no device would run such a bundle"):
+        check_fusing("cuda", ["cuda"], "int8")

@@ -142,6 +142,18 @@ def test_graphs_are_fused_where_they_lie(tmp_path: Path):
     assert not {"InstanceNormalization", "Softmax"} & kinds
 
 
+def test_variants_are_of_fusions_that_there_are(tmp_path: Path):
+    import gpu_variants
+    from gpu_prepare import fuse
+
+    from scanside.export.fusing import FUSIONS
+
+    for _, fused, _, _ in gpu_variants.VARIANTS:
+        assert list(fused) == [name for name in FUSIONS if name in fused]
+    with pytest.raises(SystemExit, match="there is no fusion cuda, only attention, norms"):
+        fuse(tmp_path, ["cuda"])
+
+
 def test_a_folder_of_wheels_is_installed_without_a_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
