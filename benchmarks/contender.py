@@ -85,9 +85,10 @@ def our_text(args: argparse.Namespace) -> Work:
 def our_picture(args: argparse.Namespace) -> Work:
     """Prompt, CLIP vector and latent to a picture."""
     from scanside.runtime.bundle import Bundle
+    from scanside.runtime.denoising import Condition
     from scanside.runtime.devices import stage_devices
     from scanside.runtime.pictures import open_pictures
-    from scanside.runtime.reconstruction import Condition, to_pixels
+    from scanside.runtime.reconstruction import to_pixels
     from scanside.runtime.stages import open_stage
 
     bundle, given = Bundle.open(args.bundle), golden(args)

@@ -136,7 +136,7 @@ def _chains(
         return stages.encode(stages.place(given[next(count) % len(given)]), ("clip", "latent"))
 
     def denoised(steps: int) -> Any:
-        from scanside.runtime.reconstruction import Condition
+        from scanside.runtime.denoising import Condition
 
         found = encoded()
         condition = Condition(clip=found["clip"], latent=found["latent"], states=empty)

@@ -49,9 +49,10 @@ def inputs(shape: tuple[int, ...], clip_size: int) -> tuple[NDArray[Any], NDArra
 def scanside(checkpoint: Path, bundle: str, steps: int, threads: int) -> Callable[[], Pixels]:
     """The compiled stages, as a decode runs them."""
     from scanside.runtime.bundle import Bundle
+    from scanside.runtime.denoising import Condition
     from scanside.runtime.devices import stage_devices
     from scanside.runtime.pictures import open_pictures
-    from scanside.runtime.reconstruction import Condition, to_pixels
+    from scanside.runtime.reconstruction import to_pixels
     from scanside.runtime.stages import open_stage
 
     opened = Bundle.open(bundle)

@@ -42,8 +42,9 @@ from scanside.export.reference.targets import FrozenEncoders
 from scanside.export.reference.trials import to_nifti
 from scanside.export.reference.world import SEEN, Subject
 from scanside.runtime import Decoder
+from scanside.runtime.denoising import Condition
 from scanside.runtime.pictures import Pictures
-from scanside.runtime.reconstruction import Condition, Reconstruction, to_pixels
+from scanside.runtime.reconstruction import Reconstruction, to_pixels
 from scanside.runtime.volume import load_volume
 
 STEPS = (1, 2, 4, 8, 20, 50)

@@ -19,9 +19,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from .denoising import Whole
 from .engines.engine import DeviceEngine
 from .errors import DeviceError, ScansideError
-from .reconstruction import Whole
+from .reconstruction import philox
 from .stages import Stages
 from .volume import Volume
 
@@ -43,8 +44,9 @@ class DeviceChain:
     """
 
     def __init__(self, stages: Stages) -> None:
-        encoder, pictures, joined = stages.encoder, stages.pictures, stages.on_device
-        if pictures is None or not pictures.reconstruction.resident:
+        encoder, pictures, joined = stages.encoder, stages.pictures, stages.device_encoding
+        denoiser = pictures.reconstruction.on_gpu if pictures else None
+        if pictures is None or denoiser is None:
             raise DeviceError(
                 "the chain needs U-Net and VAE on a GPU; open the decoder with device='cuda'"
             )
@@ -53,7 +55,7 @@ class DeviceChain:
                 "the chain needs preprocess and encoder on the GPU; open the decoder with "
                 "device='cuda'"
             )
-        self._encoder, self._joined = encoder, joined
+        self._encoder, self._joined, self._denoiser = encoder, joined, denoiser
         self._picture = pictures.reconstruction
         self._empty = pictures.prompt.empty
         self.gpu = encoder.gpu
@@ -78,15 +80,16 @@ class DeviceChain:
         ScansideError
             The latent or the picture is not finite.
         """
-        buffers = self._encoder.buffers
+        buffers, plan = self._encoder.buffers, self._picture.plan(steps)
         try:
-            made = self._picture.from_device(
+            made = self._denoiser.from_device(
                 partial(self._joined.enqueue, volume),
                 buffers["clip"],
                 buffers["latent"],
                 self._empty if states is None else states,
-                steps=steps,
-                seed=seed,
+                plan,
+                self._picture.beta,
+                philox(seed),
             )
         except ScansideError:
             self.gpu.wait()
@@ -101,7 +104,7 @@ class DeviceChain:
         Parameters and errors are those of `picture`; DeviceError where the tiny decoder is not on
         the GPU.
         """
-        shown = self._picture.preview_on_device
+        shown = self._picture.preview_on_gpu
         if shown is None:
             raise DeviceError(
                 "the chain's previews need the tiny decoder on the GPU; open the decoder with "
@@ -109,7 +112,7 @@ class DeviceChain:
             )
         self._joined.enqueue(volume)
         latent = self._encoder.buffers["latent"]
-        self._picture.on_device.copy_latent(latent, shown.decoder.buffers["latent"])
+        self._denoiser.resident.copy_latent(latent, shown.decoder.buffers["latent"])
         shown.enqueue()
         self.gpu.wait()
         self._joined.check(volume)

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
+from .denoising import Condition
 from .errors import BundleError
 from .language import LanguageModel
 from .localization.localizer import Localizer, golden_numbers
 from .manifest import GoldenSpec
 from .pictures import Pictures
-from .reconstruction import Condition
 from .stages import Stages
 from .volume import load_volume
 

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .clock import Clock, Costs
+from .denoising import Condition, Step
 from .errors import InputError, ScansideError
 from .events import Event, Image, Intermediate, Preview
 from .pictures import Pictures
-from .reconstruction import Condition, Step, to_pixels
+from .reconstruction import to_pixels
 from .request import Request
 from .result import Candidate, Result
 
@@ -89,7 +90,7 @@ class Imaging:
         """Begin with what needs no volume: a given text goes through the prompt encoder while the
         volume goes through the brain encoder.
         """
-        if self._picture.resident:
+        if self._picture.on_gpu:
             return  # the prompt encoder shares the brain encoder's stream: nothing is won
         if "image" in self._request.tasks and self._request.given_prompt:
             worker = ThreadPoolExecutor(1, "prompt")
@@ -218,7 +219,7 @@ class Imaging:
         self, condition: Condition, steps: int, seed: int, *, first: bool
     ) -> Generator[Event, None, _Made | None]:
         every = self._request.intermediate if first else 0
-        if self._picture.resident and not every and self._clock.deadline_at is None:
+        if self._picture.on_gpu and not every and self._clock.deadline_at is None:
             return self._whole(condition, steps, seed)
         latest: Step | None = None
         for step in self._timed(self._picture.steps(condition, steps=steps, seed=seed)):

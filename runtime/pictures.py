@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .clock import Costs
+from .denoising import Condition
 from .engines.engine import Engine, check_contract
 from .errors import BundleError
 from .manifest import DiffusionSpec, EncoderSpec, TensorSpec
 from .prompt import PromptEncoder
 from .ranking import PictureRanker
-from .reconstruction import Condition, Reconstruction
+from .reconstruction import Reconstruction
 
 Floats = NDArray[np.float32]
 OpenEngine = Callable[[str, str], Engine]

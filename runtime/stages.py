@@ -51,7 +51,7 @@ class Stages:
     placement: dict[str, str]
     engines: Engines
     """Every graph that was opened, and the GPU that they share."""
-    on_device: DeviceEncoding | None = None
+    device_encoding: DeviceEncoding | None = None
     """Where resample kernel and encoder run on one GPU, what joins them there."""
 
     def place(self, volume: Volume) -> Floats | DeviceVolume:
@@ -62,8 +62,8 @@ class Stages:
         InputError
             As `Preprocessor.tokens`.
         """
-        if self.on_device:
-            return self.on_device.place(volume)
+        if self.device_encoding:
+            return self.device_encoding.place(volume)
         return self.preprocessor.tokens(volume)
 
     def encode(
@@ -84,10 +84,10 @@ class Stages:
             An output that is not finite.
         """
         names = self.encoder.outputs if wanted is None else wanted
-        if self.on_device:
-            encoded = self.on_device.encode(tokens, names)
+        if self.device_encoding:
+            encoded = self.device_encoding.encode(tokens, names)
         else:
-            assert not isinstance(tokens, DeviceVolume), "only `on_device` makes them"
+            assert not isinstance(tokens, DeviceVolume), "only `device_encoding` makes them"
             encoded = self.encoder.run({"tokens": tokens[None]})
         for name, values in encoded.items():
             if not np.isfinite(values).all():
@@ -103,8 +103,8 @@ class Stages:
         )
 
     def _largest_on_gpu(self) -> float:
-        assert self.on_device is not None, "it made them"
-        return self.on_device.largest()
+        assert self.device_encoding is not None, "it made them"
+        return self.device_encoding.largest()
 
     def need_language(self) -> LanguageModel:
         """The language model; an InputError where the bundle has none."""
@@ -125,8 +125,8 @@ class Stages:
         """Free what Python does not free by itself; may be called twice."""
         if self.localizer:
             self.localizer.close()
-        if self.on_device:
-            self.on_device.close()
+        if self.device_encoding:
+            self.device_encoding.close()
         self.preprocessor.close()
         if self.language:
             self.language.close()
@@ -202,9 +202,9 @@ def _open_stages(
             bundle.path(text.file), text, threads=threads, device=devices["language"]
         )
         placement["language"] = language.provider
-    on_device = None
+    device_encoding = None
     if isinstance(encoder, DeviceEngine) and preprocessor.kernels is not None:
-        on_device = DeviceEncoding(preprocessor, encoder)
+        device_encoding = DeviceEncoding(preprocessor, encoder)
     return Stages(
         preprocessor=preprocessor,
         encoder=encoder,
@@ -213,7 +213,7 @@ def _open_stages(
         localizer=localizer,
         placement=placement,
         engines=engines,
-        on_device=on_device,
+        device_encoding=device_encoding,
     )
 
 

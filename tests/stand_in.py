@@ -19,7 +19,8 @@ from scanside.runtime.bundle import Bundle
 from scanside.runtime.engines.gpu import Gpu
 from scanside.runtime.errors import ScansideError
 from scanside.runtime.manifest import TensorSpec
-from scanside.runtime.reconstruction import Condition, Reconstruction, to_pixels
+from scanside.runtime.denoising import Condition
+from scanside.runtime.reconstruction import Reconstruction, to_pixels
 
 bundle = Bundle.open("reference")
 given, arrays = bundle.manifest.diffusion, bundle.arrays(bundle.manifest.diffusion.arrays)

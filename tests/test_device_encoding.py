@@ -138,7 +138,7 @@ made, on_cpu = (
 )
 pictures = SimpleNamespace(reconstruction=made, prompt=SimpleNamespace(empty=empty))
 joined = DeviceEncoding(on_gpu, there)
-chain = DeviceChain(SimpleNamespace(encoder=there, pictures=pictures, on_device=joined))
+chain = DeviceChain(SimpleNamespace(encoder=there, pictures=pictures, device_encoding=joined))
 for one in (volume(0), volume(1), volume(2, size=(150, 130, 131))):
     encoded = here.run({"tokens": on_host.tokens(one)[None]})
     what = Condition(clip=encoded["clip"], latent=encoded["latent"], states=empty)

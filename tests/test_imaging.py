@@ -48,7 +48,8 @@ def run(decoder: Decoder, tokens: np.ndarray, **options: Any) -> tuple[list[Even
 
 def engine_of(decoder: Decoder, name: str) -> Any:
     assert decoder.stages.pictures is not None
-    return getattr(decoder.stages.pictures.reconstruction, name)
+    made = decoder.stages.pictures.reconstruction
+    return getattr(made._denoiser if name == "_unet" else made, name)
 
 
 def test_the_preview_goes_through_the_tiny_decoder(

@@ -11,10 +11,11 @@ import torch
 from scanside.export.cross_attention import keys_values
 from scanside.export.schedules import make_scheduler
 from scanside.runtime.bundle import Bundle
+from scanside.runtime.denoising import Condition
 from scanside.runtime.devices import stage_devices
 from scanside.runtime.errors import BundleError, InputError, ScansideError
 from scanside.runtime.pictures import Pictures
-from scanside.runtime.reconstruction import Condition, Reconstruction, to_pixels
+from scanside.runtime.reconstruction import Reconstruction, to_pixels
 from scanside.runtime.stages import open_stages
 
 TEXT = "a red circle left of a blue square"
@@ -149,7 +150,7 @@ class FakeEngine:
 
 def reconstruction_with(bundle: Bundle, pictures: Pictures, out, **changes: object):
     spec = replace(bundle.manifest.diffusion, **changes)
-    unet = FakeEngine(pictures.reconstruction._unet.inputs, lambda feeds: {"out": out(feeds)})
+    unet = FakeEngine(pictures.reconstruction._denoiser._unet.inputs, lambda feeds: {"out": out(feeds)})
     arrays = bundle.arrays(spec.arrays)
     return Reconstruction(unet, unet, spec, arrays, pictures.prompt.empty)
 
@@ -256,7 +257,7 @@ def test_a_missing_table_is_refused(bundle: Bundle, pictures: Pictures):
     spec = bundle.manifest.diffusion
     arrays = bundle.arrays(spec.arrays)
     del arrays["ddim_4"]
-    unet = FakeEngine(pictures.reconstruction._unet.inputs, dict)
+    unet = FakeEngine(pictures.reconstruction._denoiser._unet.inputs, dict)
     with pytest.raises(BundleError, match="diffusion.npz lacks ddim_4; export"):
         Reconstruction(unet, unet, spec, arrays, pictures.prompt.empty)
 
@@ -285,6 +286,6 @@ def test_embeddings_of_time_that_do_not_fit_are_refused(
     spec = bundle.manifest.diffusion
     arrays = bundle.arrays(spec.arrays)
     change(arrays)
-    unet = FakeEngine(pictures.reconstruction._unet.inputs, dict)
+    unet = FakeEngine(pictures.reconstruction._denoiser._unet.inputs, dict)
     with pytest.raises(BundleError, match=f"diffusion.npz.*{said}.*; export the bundle again"):
         Reconstruction(unet, unet, spec, arrays, pictures.prompt.empty)

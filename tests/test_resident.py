@@ -30,7 +30,7 @@ here, there = (
     Reconstruction(*networks(make, batch, DTYPE), spec, arrays, empty)
     for make in (Host, lambda *given: Device(gpu, *given))
 )
-assert there.resident and not here.resident
+assert there.on_gpu and not here.on_gpu
 drawn = {name: here._schedules[f"{name}_4"].draws_noise for name in spec.schedules}
 for name in sorted(drawn, key=drawn.get):
     for steps in (1, 4):

@@ -22,9 +22,10 @@ from scanside.export.picture_encoder import PictureEncoder
 from scanside.export.schedules import SCHEDULES, make_scheduler
 from scanside.export.settings import DiffusionSettings
 from scanside.runtime.bundle import Bundle
+from scanside.runtime.denoising import Condition
 from scanside.runtime.devices import stage_devices
 from scanside.runtime.pictures import Pictures
-from scanside.runtime.reconstruction import Condition, to_pixels
+from scanside.runtime.reconstruction import to_pixels
 from scanside.runtime.stages import open_stages
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

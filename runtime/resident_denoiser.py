@@ -1,0 +1,115 @@
+"""Denoising that stays on the GPU: step by step, or as a whole with the picture behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from .denoising import Condition, Floats, Step, Whole, finite_step
+from .engines.buffer import Buffer
+from .resident import Resident
+from .schedule import Schedule
+
+
+class ResidentDenoiser:
+    """What asks `Resident` to enqueue, waits, and looks at what came out.
+
+    Parameters
+    ----------
+    resident : Resident
+    width : int
+        Numbers of a CLIP vector.
+    """
+
+    def __init__(self, resident: Resident, width: int) -> None:
+        self.resident, self.gpu = resident, resident.gpu
+        self._clip = self.gpu.allocate((1, width), np.float32)
+        self._began, self._denoised, self._decoded = (self.gpu.clock() for _ in range(3))
+
+    def steps(
+        self, condition: Condition, plan: Schedule, beta: float, rng: np.random.Generator
+    ) -> Iterator[Step]:
+        """Step by step, waiting for each: only the clean latent comes to the host.
+
+        ScansideError where it is not finite.
+        """
+        self._start(condition, plan, beta, rng)
+        for k in range(plan.steps):
+            self.resident.step(plan, k)
+            self.resident.end(plan, k + 1)
+            self.gpu.wait()
+            yield finite_step(Step(k + 1, plan.steps, self.resident.latent))
+
+    def whole(
+        self,
+        condition: Condition,
+        plan: Schedule,
+        beta: float,
+        rng: np.random.Generator,
+        *,
+        floats: bool,
+    ) -> Whole:
+        """All steps and the picture of the latent, enqueued and waited for once.
+
+        With `floats` the picture comes in float32, too. ScansideError where latent or picture are
+        not finite.
+        """
+        self.gpu.note(self._began)
+        self._start(condition, plan, beta, rng)
+        return self._rest(plan, floats=floats)
+
+    def from_device(
+        self,
+        upstream: Callable[[], None],
+        clip: Buffer,
+        latent: Buffer,
+        states: Floats,
+        plan: Schedule,
+        beta: float,
+        rng: np.random.Generator,
+    ) -> Whole:
+        """As `whole`, from what an encoder leaves on the device.
+
+        Parameters
+        ----------
+        upstream : callable
+            Enqueues what writes `clip` and `latent`; while the GPU is at it, noise is drawn.
+        clip : (1, D)
+        latent : (1, 4, h, w)
+        states : (1, L, W) float32
+        plan, beta, rng
+            As in `whole`.
+        """
+        upstream()
+        self.resident.send(plan, rng)
+        self.gpu.note(self._began)
+        self.resident.begin(states, beta, latent, clip)
+        return self._rest(plan, floats=False)
+
+    def _start(
+        self, condition: Condition, plan: Schedule, beta: float, rng: np.random.Generator
+    ) -> None:
+        self.gpu.upload(condition.clip, self._clip)
+        self.resident.send(plan, rng, condition.latent)
+        self.resident.begin(condition.states, beta, None, self._clip)
+
+    def _rest(self, plan: Schedule, *, floats: bool) -> Whole:
+        """Enqueue all steps and the picture, and wait once."""
+        resident, gpu = self.resident, self.gpu
+        resident.denoise(plan)
+        gpu.note(self._denoised)
+        resident.decode(floats=floats)
+        gpu.note(self._decoded)
+        gpu.wait()
+        return Whole(
+            finite_step(Step(plan.steps, plan.steps, resident.latent)),
+            resident.pixels,
+            resident.image if floats else None,
+            gpu.seconds_between(self._began, self._denoised),
+            gpu.seconds_between(self._denoised, self._decoded),
+        )
+
+    def close(self) -> None:
+        """Free the graphs and unload the kernels; may be called twice."""
+        self.resident.close()
