@@ -150,7 +150,8 @@ class FakeEngine:
 
 def reconstruction_with(bundle: Bundle, pictures: Pictures, out, **changes: object):
     spec = replace(bundle.manifest.diffusion, **changes)
-    unet = FakeEngine(pictures.reconstruction._denoiser._unet.inputs, lambda feeds: {"out": out(feeds)})
+    inputs = pictures.reconstruction._denoiser._unet.inputs
+    unet = FakeEngine(inputs, lambda feeds: {"out": out(feeds)})
     arrays = bundle.arrays(spec.arrays)
     return Reconstruction(unet, unet, spec, arrays, pictures.prompt.empty)
 
