@@ -38,7 +38,8 @@ def engines(decoder: Decoder) -> dict[str, tuple[str, Any]]:
     pictures, spec = decoder.stages.pictures, decoder.bundle.manifest.diffusion
     if pictures and spec:
         made = pictures.reconstruction
-        found |= {"unet": (spec.unet, made._denoiser._unet), "vae_decoder": (spec.vae_decoder, made._vae)}
+        found["unet"] = spec.unet, made._denoiser._unet
+        found["vae_decoder"] = spec.vae_decoder, made._vae
     return found
 
 

@@ -104,7 +104,7 @@ def export_bundle(
         settings = chain.settings
         reports = _write_stages(chain, folder, settings, quantize, precision, localization)
         # last: the CPU, on which answers are compared, does not run all of them
-        reports.fused = fuse_graphs(folder, fuse, progress)
+        reports.fused = fuse_graphs(folder, fuse, precision, progress)
         write_engines(folder, targets, reports, progress)
         bundle_name = name or (label if ":" in label or label == "reference" else root.name)
         write_manifest(folder, bundle_name, opened, settings, reports)

@@ -9,7 +9,8 @@ those that it does not have. TensorRT-RTX knows none of them, and fuses by itsel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -76,13 +77,17 @@ def check_fusing(fuse: str, targets: Sequence[str], precision: str) -> None:
         )
 
 
-def fuse_graphs(folder: Path, fuse: str, progress: Callable[[str], None]) -> dict[str, Any]:
+def fuse_graphs(
+    folder: Path, fuse: str, precision: str, progress: Callable[[str], None]
+) -> dict[str, Any]:
     """Fuse the graphs of a bundle that is being written; weights beside them stay.
 
     Parameters
     ----------
     folder : Path
     fuse : {"none", "attention", "cuda"}
+    precision : {"fp32", "fp16", "int8"}
+        What the graphs compute in; their inputs and outputs do not tell.
     progress : callable
         Told what became of each graph.
 
@@ -99,27 +104,39 @@ def fuse_graphs(folder: Path, fuse: str, progress: Callable[[str], None]) -> dic
     """
     wanted = {"none": (), "attention": ("attention",), "cuda": tuple(FUSIONS)}[fuse]
     paths = [path for name in GRAPHS if wanted for path in sorted(folder.glob(name))]
-    return {path.name: _fused(path, wanted, fuse, progress) for path in paths}
+    fused: dict[str, Any] = {}
+    for path in paths:
+        plain = answers(path)
+        fused[path.name] = _told(path, wanted, progress)
+        if any(each["fused"] for each in fused[path.name].values()):
+            with _in_parts(path) as standing_in:
+                what, option = f"{path.name} with fused operators", f"--fuse {fuse}"
+                relative = moved(standing_in, plain, precision, what, option)
+        else:
+            relative = 0.0
+        fused[path.name]["relative"] = relative
+    return fused
 
 
-def _fused(
-    path: Path, wanted: Sequence[str], fuse: str, progress: Callable[[str], None]
-) -> dict[str, Any]:
-    plain = answers(path)
+def _told(path: Path, wanted: Sequence[str], progress: Callable[[str], None]) -> dict[str, Any]:
+    """Fuse a graph, and say what became of it by each fusion that had something to do."""
     found = {name: FUSIONS[name](path) for name in wanted}
     found = {name: told for name, told in found.items() if told.fused or told.left}
     for name, told in found.items():
         progress(f"{name} of {path.stem}: {told}")
-    result: dict[str, Any] = {name: told.as_dict() for name, told in found.items()}
-    if not any(told.fused for told in found.values()):
-        return {**result, "relative": 0.0}
-    standing_in = path.with_name(f"{path.stem}.parts.onnx")  # beside it, where its weights lie
+    return {name: told.as_dict() for name, told in found.items()}
+
+
+@contextmanager
+def _in_parts(path: Path) -> Generator[Path]:
+    """The graph as the CPU can run it, beside it for as long as it is compared: there its weights
+    lie."""
+    standing_in = path.with_name(f"{path.stem}.parts.onnx")
     model = onnx.load(path, load_external_data=False)
     for in_parts in IN_PARTS:
         model = in_parts(model)
     onnx.save(model, standing_in)
     try:
-        relative = moved(standing_in, plain, f"{path.name} with fused operators", f"--fuse {fuse}")
+        yield standing_in
     finally:
         standing_in.unlink()
-    return {**result, "relative": relative}

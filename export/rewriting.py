@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from .parity import ParityError, distance
 
-RELATIVE = {"float32": 1e-5, "float16": 5e-3}
-"""Largest distance from the plain graph, by the type of its outputs."""
+RELATIVE = {"fp32": 1e-5, "fp16": 5e-3, "int8": 5e-3}
+"""Largest distance from the plain graph, by the precision that it computes in: rounded in another
+place, a number falls on the other side of a half or an eighth bit."""
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 Arrays = dict[str, NDArray[Any]]
@@ -30,7 +31,7 @@ def answers(path: Path) -> Arrays:
     return dict(zip(names, found, strict=True))
 
 
-def moved(path: Path, plain: Arrays, what: str, option: str) -> float:
+def moved(path: Path, plain: Arrays, precision: str, what: str, option: str) -> float:
     """How far a graph's answers are from those of the plain one, relative.
 
     Raises
@@ -39,7 +40,7 @@ def moved(path: Path, plain: Arrays, what: str, option: str) -> float:
         Farther than RELATIVE allows; the message begins with `what`, and names the option.
     """
     _, relative = distance(answers(path), plain)
-    allowed = max(RELATIVE[values.dtype.name] for values in plain.values())
+    allowed = RELATIVE[precision]
     if relative > allowed:
         raise ParityError(
             f"{what} is {relative:.1e} from the plain graph, allowed is {allowed:.0e}; export "

@@ -70,7 +70,12 @@ def examine(bundle: str | None) -> Report:
     if "sha256" in found:  # it opens, so its graphs can be read
         opened, card = Bundle.open(bundle), driver.gpus[0] if driver else None
         report.sections["memory on a GPU"] = memory_report(opened, card)
-        report.sections["engines for GPUs"] = engine_report(opened, card)
+        if not _only_on_a_gpu(opened):
+            report.sections["engines for GPUs"] = engine_report(opened, card)
+        elif card is None:
+            what = "this bundle runs on an NVIDIA GPU alone, and there is none that can be used"
+            mend = "run it on a machine with one, or export it without --fuse cuda"
+            report.problems.append(Problem(what, mend))
     return report
 
 

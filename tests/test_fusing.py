@@ -27,7 +27,7 @@ def test_graphs_are_compared_and_told_of(tmp_path: Path) -> None:
     onnx.save(normalised(), tmp_path / "unet.onnx")
     onnx.save(normalised(silu=False), tmp_path / "vae_decoder.onnx")
     said = list[str]()
-    fused = fuse_graphs(tmp_path, "cuda", said.append)
+    fused = fuse_graphs(tmp_path, "cuda", "fp32", said.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["unet.onnx", "vae_decoder.onnx"]
     assert fused["unet.onnx"]["norms"]["operator"] == f"{DOMAIN}.GroupNorm"
     assert fused["unet.onnx"]["norms"]["with_silu"] == fused["unet.onnx"]["norms"]["fused"] == 1
@@ -39,8 +39,8 @@ def test_graphs_are_compared_and_told_of(tmp_path: Path) -> None:
 def test_nothing_is_touched_without_being_asked(tmp_path: Path) -> None:
     onnx.save(normalised(), tmp_path / "unet.onnx")
     before = (tmp_path / "unet.onnx").read_bytes()
-    assert fuse_graphs(tmp_path, "none", print) == {}
-    assert fuse_graphs(tmp_path, "attention", print) == {"unet.onnx": {"relative": 0.0}}
+    assert fuse_graphs(tmp_path, "none", "fp32", print) == {}
+    assert fuse_graphs(tmp_path, "attention", "fp32", print) == {"unet.onnx": {"relative": 0.0}}
     assert (tmp_path / "unet.onnx").read_bytes() == before
 
 
@@ -59,16 +59,19 @@ def test_a_graph_that_means_something_else_is_refused(
     monkeypatch.setattr(fusing, "IN_PARTS", (wrongly,))
     onnx.save(normalised(), tmp_path / "unet.onnx")
     with pytest.raises(ParityError, match=r"unet\.onnx with fused operators.* without --fuse cuda"):
-        fuse_graphs(tmp_path, "cuda", print)
+        fuse_graphs(tmp_path, "cuda", "fp32", print)
     assert [path.name for path in tmp_path.iterdir()] == ["unet.onnx"]
 
 
 def test_such_a_bundle_says_what_was_done_and_that_the_cpu_does_not_run_it(
-    tiny_checkpoint: Path, tmp_path: Path
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = export_bundle(tiny_checkpoint, tmp_path / "bundle", targets=["cuda"], fuse="cuda")
+    bundle = export_bundle(
+        tiny_checkpoint, tmp_path / "bundle", targets=["cuda"], precision="fp16", fuse="cuda"
+    )
     told = json.loads((bundle / "manifest.json").read_text())["fused"]
-    assert all(fusions["relative"] < 1e-5 for fusions in told.values())
+    assert all(fusions["relative"] < 5e-3 for fusions in told.values())
+    assert told["unet.onnx"]["relative"] > 1e-5, "in half precision it rounds in another place"
     assert {"attention", "norms", "skip"} <= told["unet.onnx"].keys()
     assert {"attention", "packed", "gelu", "skip"} <= told["encoder.onnx"].keys()
     for name, wanted in (
@@ -79,8 +82,10 @@ def test_such_a_bundle_says_what_was_done_and_that_the_cpu_does_not_run_it(
         assert wanted <= {node.op_type for node in onnx.load(bundle / name).graph.node}
     with pytest.raises(BundleError, match=r"unet\.onnx holds \w+, .*write unet=cuda"):
         Decoder.open(bundle)
+    monkeypatch.setattr(machine, "find_driver", lambda: (None, "there is no driver"))
     report = machine.examine(str(bundle))
-    assert not [problem for problem in report.problems if str(bundle) in problem.mend]
+    assert report.problems[-1].mend.endswith("or export it without --fuse cuda")
+    assert "engines for GPUs" not in report.sections, "TensorRT does not know the operators"
     said = report.sections["bundle"]["vae_decoder"]
     assert said == "only with --device cuda, for vae_decoder.onnx holds GroupNorm"
 
@@ -89,7 +94,7 @@ def test_encoders_that_share_their_weights_are_fused_too(tmp_path: Path) -> None
     for path in (*REFERENCE.glob("*encoder*.onnx"), *REFERENCE.glob("*.data")):
         shutil.copyfile(path, tmp_path / path.name)
     shared = (tmp_path / "encoder_shared.data").read_bytes()
-    told = fuse_graphs(tmp_path, "cuda", print)
+    told = fuse_graphs(tmp_path, "cuda", "fp32", print)
     encoders = ["encoder.onnx", "encoder_10.onnx", "encoder_12.onnx"]
     assert list(told) == [*encoders, "image_encoder.onnx"]
     for name in encoders:
