@@ -24,6 +24,8 @@ _MOST_CONNECTIONS = 8
 _HEADER_BYTES = 6
 """Of a PDU: type, nothing, and length in 4 bytes."""
 _TYPES = range(1, 8)
+_REFUSAL = b"\3"
+"""First byte of the PDU that refuses an association."""
 _DATA = 4
 """Type of the PDU that carries files."""
 
@@ -45,6 +47,8 @@ class GuardedSocket(socket.socket):
         """Whether a bound was passed."""
         self.accepted = False
         """Whether an association came about."""
+        self.refused = False
+        """Whether we answered that it may not, for example because of too many others."""
         self.spoke = False
         """Whether anything came at all."""
         self.file_bytes = 0
@@ -82,6 +86,11 @@ class GuardedSocket(socket.socket):
             self.give_up(trouble)
             return b""
         return came
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        """As the socket's own; an answer that refuses an association is noted before it is out."""
+        self.refused = self.refused or bytes(data[:1]) == _REFUSAL
+        return super().send(data, flags)
 
     def _account(self, came: bytes) -> str | None:
         """Follow the PDUs; why it is too much, if it is."""

@@ -193,5 +193,5 @@ class DicomSource(ListeningSource):
         if guard.file_bytes:
             detail = f"a peer that hung up after {guard.file_bytes} bytes of a file"
             self._inbox.fault(FaultKind.TRUNCATED, detail)
-        elif guard.spoke and not guard.accepted:
+        elif guard.spoke and not (guard.accepted or guard.refused):
             self._inbox.fault(FaultKind.UNREADABLE, "a peer that does not speak DICOM")
