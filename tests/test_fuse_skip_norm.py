@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -24,25 +23,9 @@ from scanside.export.skip_norm_operator import OPERATOR, fuse_skip_norms, fuse_s
 from scanside.export.to_onnx import export_graph
 from scanside.runtime.bundle import REFERENCE
 
-TYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
+from .graph_answers import TYPES, agree, answers, kinds
+
 BOUNDS = {TensorProto.FLOAT: 1e-5, TensorProto.FLOAT16: 4e-3}
-
-
-def answers(model: ModelProto, seed: int = 0) -> list[np.ndarray]:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(seed)
-    kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-    feeds = {
-        i.name: rng.standard_normal(i.shape).astype(kinds[i.type]) for i in session.get_inputs()
-    }
-    return session.run(None, feeds)
-
-
-def agree(got: list[np.ndarray], want: list[np.ndarray], bound: float = 1e-5) -> None:
-    for one, other in zip(got, want, strict=True):
-        assert one.dtype == other.dtype
-        apart = np.abs(one.astype(np.float64) - other.astype(np.float64)).max()
-        assert apart <= bound * np.abs(other.astype(np.float64)).max()
 
 
 class Blocks(nn.Module):
@@ -109,10 +92,6 @@ def summed(
     out = [helper.make_tensor_value_info(name, kind, sizes[0]) for name in outputs]
     graph = helper.make_graph(nodes, "sum", given, out, constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-
-
-def kinds(model: ModelProto) -> list[str]:
-    return [node.op_type for node in model.graph.node]
 
 
 def test_blocks_take_their_sums_and_biases_in(blocks: Path) -> None:

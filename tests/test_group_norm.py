@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -24,17 +23,7 @@ from scanside.runtime.engines.graph_file import GraphFile
 from scanside.runtime.engines.onnx_cpu import OnnxEngine
 from scanside.runtime.errors import BundleError
 
-TYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
-
-
-def answers(model: ModelProto, seed: int = 0) -> list[np.ndarray]:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(seed)
-    kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-    feeds = {
-        i.name: rng.standard_normal(i.shape).astype(kinds[i.type]) for i in session.get_inputs()
-    }
-    return session.run(None, feeds)
+from .graph_answers import TYPES, answers
 
 
 def normalised(
