@@ -47,7 +47,7 @@ def our_encoder(args: argparse.Namespace) -> Work:
     """Tokens to clip, latent and prefix."""
     from scanside.runtime.bundle import Bundle
     from scanside.runtime.devices import stage_devices
-    from scanside.runtime.stages import open_stage
+    from scanside.runtime.opened_graphs import open_stage
 
     bundle, given = Bundle.open(args.bundle), golden(args)
     file = bundle.manifest.encoder.file
@@ -87,9 +87,9 @@ def our_picture(args: argparse.Namespace) -> Work:
     from scanside.runtime.bundle import Bundle
     from scanside.runtime.denoising import Condition
     from scanside.runtime.devices import stage_devices
+    from scanside.runtime.opened_graphs import open_stage
     from scanside.runtime.pictures import open_pictures
     from scanside.runtime.reconstruction import to_pixels
-    from scanside.runtime.stages import open_stage
 
     bundle, given = Bundle.open(args.bundle), golden(args)
     spec = bundle.manifest.diffusion

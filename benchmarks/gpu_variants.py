@@ -33,6 +33,7 @@ from scanside.runtime.errors import BundleError, DeviceError
 Json = dict[str, Any]
 OUTERMOST, INNERMOST = {"prefer_nhwc": "0"}, {"prefer_nhwc": "1"}
 WITH_BIAS = {**INNERMOST, "fuse_conv_bias": "1"}
+EXHAUSTIVE = {**WITH_BIAS, "cudnn_conv_algo_search": "EXHAUSTIVE"}
 TUNED = {"ORT_CUDA_GEMM_AUTO_TUNE": "1"}
 LINEAR = ("attention", "packed", "gelu", "skip")
 EVERY = tuple(FUSIONS)
@@ -51,6 +52,7 @@ VARIANTS: tuple[tuple[str, tuple[str, ...], Mapping[str, str], Mapping[str, str]
     ("unet", ("attention",), INNERMOST, {}),
     ("unet", (), INNERMOST, {}),
     ("unet", (), OUTERMOST, {}),
+    ("vae_decoder", ("norms",), EXHAUSTIVE, {}),
 )
 """Graph, what is one operator, options of the provider, environment; the likeliest gain first."""
 RUNS = 60

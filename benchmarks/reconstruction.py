@@ -51,9 +51,9 @@ def scanside(checkpoint: Path, bundle: str, steps: int, threads: int) -> Callabl
     from scanside.runtime.bundle import Bundle
     from scanside.runtime.denoising import Condition
     from scanside.runtime.devices import stage_devices
+    from scanside.runtime.opened_graphs import open_stage
     from scanside.runtime.pictures import open_pictures
     from scanside.runtime.reconstruction import to_pixels
-    from scanside.runtime.stages import open_stage
 
     opened = Bundle.open(bundle)
     spec = opened.manifest.diffusion

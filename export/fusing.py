@@ -22,9 +22,9 @@ from . import gelu_operator, group_norm_parts
 from .attention_operator import fuse_attention_file
 from .gelu_operator import fuse_gelus_file
 from .graph_index import Told
+from .graph_parity import answers, moved
 from .group_norm_operator import fuse_group_norm_file
 from .packed_attention_operator import fuse_packed_attention_file
-from .rewriting import answers, moved
 from .skip_norm_operator import fuse_skip_norms_file
 
 Fuse: TypeAlias = Literal["none", "attention", "cuda"]

@@ -65,6 +65,10 @@ class DeviceEncoding:
         self._room = self.gpu.allocate((size,), np.uint8)
         self._inbox = self.gpu.pinned((size,), np.uint8)
 
+    def warm(self) -> None:
+        """Load what the first volume of any type would have to wait for."""
+        self._made.warm(self._read.dtype)
+
     def place(self, volume: Volume) -> DeviceVolume:
         """Make the tokens of a volume.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.arguments import VOLUME_TYPES
 from ..kernels.device_arguments import DeviceArray
 from ..kernels.host_to_host import compact
 from ..kernels.launcher import CudaResampler
@@ -81,6 +82,11 @@ class DeviceTokens:
             slope=slope,
             inter=inter,
         )
+
+    def warm(self, dtype: np.dtype[Any]) -> None:
+        """Load the kernels for volumes of every type, and tokens of one."""
+        for stored in VOLUME_TYPES:
+            self._resampler(np.dtype(stored), dtype)
 
     def _resampler(self, stored: np.dtype[Any], dtype: np.dtype[Any]) -> CudaResampler:
         if stored.name not in self._resamplers:

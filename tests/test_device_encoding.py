@@ -63,6 +63,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_answers_are_those_of_the_host_and_only_the_wanted_ones_are_copied(run: Run) -> None:
     code = """
 joined = DeviceEncoding(on_gpu, there)
+joined.warm()
+loaded = log.read_text().split().count("cuModuleLoadData")
 every = ("clip", "latent", "prefix")
 def on_cpu(volume):
     return here.run({"tokens": on_host.tokens(volume)[None]})
@@ -73,6 +75,7 @@ first, second = (joined.place(one) for one in volumes[:2])
 print(apart(joined.encode(first, every), on_cpu(volumes[0])))  # the second's tokens lay there
 there.run({"tokens": np.ones((1, N, C), "f4")})
 print(apart(joined.encode(first, every), on_cpu(volumes[0])))  # others may run the encoder
+assert log.read_text().split().count("cuModuleLoadData") == loaded, "no volume waits for it"
 on_host_too = on_host.tokens(volumes[0])
 print(apart(joined.encode(on_host_too, every), on_cpu(volumes[0])))  # and tokens may be the host's
 assert first.tokens.pointer != second.tokens.pointer

@@ -21,7 +21,7 @@ from typing import Any, cast
 import onnxruntime
 import pytest
 
-from scanside.runtime import Decoder, llama, stages
+from scanside.runtime import Decoder, llama, opened_graphs
 from scanside.runtime.bundle import Bundle
 from scanside.runtime.engines import onnx_cuda_session, tensorrt, tensorrt_builder
 from scanside.runtime.engines.driver import Driver
@@ -167,7 +167,7 @@ def test_an_engine_of_the_other_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_a_card_that_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(ADA, name="a small card", memory_bytes=700 << 20)
-    monkeypatch.setattr(stages, "need_gpu", lambda device: small)
+    monkeypatch.setattr(opened_graphs, "need_gpu", lambda device: small)
     with pytest.raises(DeviceError, match=r"^a small card allows 700 MiB, and what goes to the"):
         Decoder.open("reference", device="cuda")
 

@@ -32,7 +32,7 @@ _OPTIONS = {
     "use_tf32": "0",
 }
 """The provider's own defaults are EXHAUSTIVE, which takes long and chose convolutions that made the
-full-size VAE five times as slow on an H200 (`benchmarks/gpu_variants.py`), and TF32, which rounds
+full-size VAE twelve times as slow on an H200 (`benchmarks/gpu_variants.py`), and TF32, which rounds
 float32."""
 
 
