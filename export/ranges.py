@@ -34,6 +34,8 @@ def largest_values(path: Path, inputs: Iterable[Mapping[str, NDArray[Any]]]) -> 
     options.log_severity_level = 3
     # fusions would take away the tensors that are asked about
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # in the order of the file: else all tensors would be kept until the maxima's turn comes
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".ranges-") as scratch:
         measured = Path(scratch) / "model.onnx"
         ir.save(model, measured, external_data="model.onnx.data")
@@ -52,8 +54,7 @@ def _add_maxima(model: ir.Model) -> list[str]:
     tensors = [v for node in graph for v in node.outputs if is_float(v)]
     maxima: list[ir.Value] = []
     for value in tensors:
-        absolute = _append(graph, "Abs", [value])
-        maxima.append(_append(graph, "ReduceMax", [absolute], keepdims=0))
+        maxima.append(_maximum_behind(graph, value))
     axis = ir.Value(
         name="maxima.axis", const_value=ir.tensor(np.zeros(1, np.int64), name="maxima.axis")
     )
@@ -64,6 +65,16 @@ def _add_maxima(model: ir.Model) -> list[str]:
     joined.type, joined.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([len(rows)])
     graph.outputs.append(joined)
     return [str(value.name) for value in tensors]
+
+
+def _maximum_behind(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """The largest magnitude of a tensor, taken right behind the node that makes it."""
+    maker = value.producer()
+    assert maker is not None, "a node's output"
+    absolute = ir.node("Abs", inputs=[value])
+    largest = ir.node("ReduceMax", inputs=absolute.outputs, attributes={"keepdims": 0})
+    graph.insert_after(maker, [absolute, largest])
+    return largest.outputs[0]
 
 
 def _append(graph: ir.Graph, kind: str, inputs: list[ir.Value], **attributes: Any) -> ir.Value:

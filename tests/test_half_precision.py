@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,35 @@ def kinds(plan: HalfPlan, reason: str) -> set[str]:
 
 def answer(path: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
     return ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+
+
+CHAIN = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from onnx import TensorProto, helper, save, shape_inference
+from scanside.export.ranges import largest_values
+
+wide, many = 1 << 22, 64  # 64 tensors of 16 MiB
+value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [wide]) for n in ("x0", f"x{many}")]
+nodes = [helper.make_node("Neg", [f"x{i}"], [f"x{i + 1}"]) for i in range(many)]
+graph = helper.make_graph(nodes, "chain", value[:1], value[1:])
+opset = [helper.make_opsetid("", 20)]
+model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+save(shape_inference.infer_shapes(model), sys.argv[1])
+x = np.linspace(-3, 2, wide, dtype=np.float32)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = largest_values(Path(sys.argv[1]), [{"x0": x}])
+assert set(found.values()) == {3.0} and len(found) == many, found
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+def test_no_tensor_is_kept_until_the_end(tmp_path: Path) -> None:
+    """All tensors of a full-size VAE at once are 12 GB."""
+    words = [sys.executable, "-P", "-c", CHAIN, str(tmp_path / "chain.onnx")]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 64 * 16 / 3
 
 
 def test_ranges_are_the_largest_values_over_all_inputs(tmp_path: Path) -> None:
