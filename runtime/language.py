@@ -100,8 +100,12 @@ class LanguageModel:
                 f"{spec.prefix_length}; export the bundle again"
             )
 
-    def open_trunk(self, *, branches: int = 1) -> Trunk:
-        """A KV cache of its own, for one volume and so many texts that live at the same time."""
+    def open_trunk(self, *, branches: int = 1, joined: bool | None = None) -> Trunk:
+        """A KV cache of its own, for one volume and so many texts that live at the same time.
+
+        With `joined` prefix and first text are one pass, as they are on a GPU where only one text
+        lives at a time.
+        """
         cache = LlamaCache(
             self._model,
             context=self.spec.context,
@@ -110,7 +114,10 @@ class LanguageModel:
             threads=self._threads,
             kv=self._kv,
         )
-        return Trunk(cache, self.template.head, (self.spec.prefix_length, self.spec.width))
+        shape = self.spec.prefix_length, self.spec.width
+        if joined is None:
+            joined = self._model.on_gpu and branches == 1
+        return Trunk(cache, self.template.head, shape, joined=joined)
 
     def close(self) -> None:
         """Free the model and everything that is open on it; may be called twice."""

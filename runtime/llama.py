@@ -10,11 +10,12 @@ import ctypes
 import re
 import weakref
 from collections import deque
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import BundleError, DeviceError, InputError, MissingExtraError
+from .token_rows import TokenRows
 
 if TYPE_CHECKING:
     from .llama_cache import LlamaCache
@@ -178,6 +179,11 @@ class LlamaModel:
     def vocabulary(self) -> Any:
         """llama.cpp's own handle of the vocabulary."""
         return self.api.llama_model_get_vocab(self.pointer)
+
+    @cached_property
+    def token_rows(self) -> TokenRows:
+        """The embeddings of tokens; BundleError where the file's table cannot be read."""
+        return TokenRows(self.path, self.api._lib)
 
     def metadata(self, key: str) -> str | None:
         """A value of the GGUF's metadata as text, None if it is not there."""

@@ -123,6 +123,29 @@ class LlamaCache:
         self._check_room(len(rows), position)
         self._decode(self._batches[sequence].of_rows(np.ascontiguousarray(rows, "f4"), position))
 
+    def add_forked(
+        self,
+        rows: NDArray[np.float32],
+        *,
+        shared: int,
+        source: int,
+        sequence: int,
+        position: int,
+    ) -> None:
+        """Append rows of embeddings in one pass: the first `shared` of them to both sequences, the
+        others to `sequence` alone; the logits after the last one can then be read.
+
+        Parameters
+        ----------
+        rows : (n, width) float32
+        shared : int
+        source, sequence : int
+            Both hold the same up to `position`, in memory that they share.
+        position : int
+        """
+        self._check_room(len(rows), position)
+        self._decode(self._batches[sequence].of_fork(rows, shared, source, position))
+
     def _check_room(self, count: int, position: int) -> None:
         if count < 1 or position + count > self.context:
             raise InputError(
@@ -167,6 +190,7 @@ class _Batch:
     """Buffers of one sequence's batches, allocated once."""
 
     def __init__(self, api: Any, sequence: int, size: int) -> None:
+        self._api = api
         self._id = ctypes.c_int32(sequence)
         self._tokens = (ctypes.c_int32 * size)()
         self._positions = np.empty(size, np.int32)
@@ -175,16 +199,16 @@ class _Batch:
         self._wants_logits = (ctypes.c_int8 * size)()
         self._floats: Any = ctypes.POINTER(ctypes.c_float)
         positions = self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        self._struct = self._made(api, positions, self._wants_logits)
+        self._struct = self._made(positions, self._wants_logits)
         # one token has a struct of its own, in which only two numbers change
         self._token, self._position = ctypes.c_int32(), ctypes.c_int32()
         self._single = self._made(
-            api, ctypes.pointer(self._position), (ctypes.c_int8 * 1)(1), ctypes.pointer(self._token)
+            ctypes.pointer(self._position), (ctypes.c_int8 * 1)(1), ctypes.pointer(self._token)
         )
         self._single.n_tokens = 1
 
-    def _made(self, api: Any, positions: Any, wants_logits: Any, tokens: Any = None) -> Any:
-        struct = api.llama_batch()
+    def _made(self, positions: Any, wants_logits: Any, tokens: Any = None) -> Any:
+        struct = self._api.llama_batch()
         struct.n_seq_id, struct.seq_id = self._counts, self._ids
         struct.pos, struct.logits, struct.token = positions, wants_logits, tokens
         return struct
@@ -205,6 +229,20 @@ class _Batch:
         struct = self._filled(len(rows), position)
         struct.token, struct.embd = None, rows.ctypes.data_as(self._floats)
         return struct
+
+    def of_fork(self, rows: NDArray[np.float32], shared: int, source: int, position: int) -> Any:
+        struct = self.of_rows(np.ascontiguousarray(rows, "f4"), position)
+        own, size = len(rows) - shared, len(rows)
+        both = (ctypes.c_int32 * 2)(source, self._id.value)
+        pointers = [ctypes.cast(both, self._ids._type_)] * shared + list(self._ids[:own])
+        fork = self._api.llama_batch()
+        fork.n_tokens, fork.embd = size, struct.embd
+        fork.pos, fork.logits = struct.pos, struct.logits
+        fork.n_seq_id = (ctypes.c_int32 * size)(*[2] * shared, *[1] * own)
+        fork.seq_id = (self._ids._type_ * size)(*pointers)
+        self._wants_logits[size - 1] = 1
+        self._forked = both  # alive until the next call
+        return fork
 
     def _filled(self, count: int, position: int) -> Any:
         self._positions[:count] = np.arange(position, position + count)

@@ -3,6 +3,9 @@
 Sequence 0 of the cache is the trunk, `[BOS] before_prefix | prefix`; its head is the same for every
 volume and is computed when the cache opens. Every other sequence is a branch: a copy of the trunk,
 which costs no computation, and the tokens of a text behind it.
+
+On a GPU the prefix and the first text's beginning are one pass. A pass reads all weights whatever
+its length, so there a short one takes hardly less than a long one; a CPU gains nothing.
 """
 
 from __future__ import annotations
@@ -30,12 +33,26 @@ class Trunk:
         Token ids before the prefix.
     shape : (M, d)
         Rows and width of a prefix.
+    joined : bool
+        The prefix waits for the first text about it, and both are one pass; the cache's sequences
+        share their memory. That text's numbers may then differ, in the last bits, from those of the
+        same text asked as the second one.
     """
 
-    def __init__(self, cache: LlamaCache, head: list[int], shape: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        cache: LlamaCache,
+        head: list[int],
+        shape: tuple[int, int],
+        *,
+        joined: bool = False,
+    ) -> None:
         self.cache = cache
         self._head = head
         self._shape = shape
+        self._joined = joined
+        self._waiting: NDArray[np.float32] | None = None
+        """A prefix that is not in the cache yet."""
         self.ready = False
         """Whether there is a volume to talk about."""
         self.branches = tuple(Branch(self, n) for n in range(1, cache.sequences))
@@ -63,8 +80,33 @@ class Trunk:
         for branch in self.branches:
             branch.clear()
         self.cache.truncate(_TRUNK, len(self._head))
-        self.cache.add_embeddings(prefix, sequence=_TRUNK, position=len(self._head))
+        if self._joined:
+            self._waiting = prefix.astype(np.float32)  # a copy
+        else:
+            self.cache.add_embeddings(prefix, sequence=_TRUNK, position=len(self._head))
         self.ready = True
+
+    def begin(self, sequence: int, tokens: Sequence[int]) -> None:
+        """Fork into a branch's sequence and add a text's first tokens.
+
+        Raises
+        ------
+        InputError
+            There is no volume to talk about.
+        """
+        if not self.ready:
+            raise InputError("there is no volume to talk about; attend to a prefix first")
+        if self._waiting is None:
+            self.cache.fork(_TRUNK, sequence)
+            self.cache.add_tokens(tokens, sequence=sequence, position=len(self))
+            return
+        rows = np.concatenate([self._waiting, self.cache.model.token_rows.of(tokens)])
+        head = len(self._head)
+        self.cache.truncate(_TRUNK, head)  # where a pass failed before
+        self.cache.fork(_TRUNK, sequence)
+        shared = len(self._waiting)
+        self.cache.add_forked(rows, shared=shared, source=_TRUNK, sequence=sequence, position=head)
+        self._waiting = None
 
 
 class Branch:
@@ -121,17 +163,12 @@ class Branch:
         return self._cache.logits()
 
     def _begin(self, tokens: Sequence[int], kept: int) -> None:
-        if not self._trunk.ready:
-            raise InputError("there is no volume to talk about; attend to a prefix first")
         self.edition += 1
-        if kept:
-            self._cache.truncate(self._sequence, self._first + kept)
-        else:
-            self._cache.fork(_TRUNK, self._sequence)
         self.held = self.held[:kept]
-        self._add(tokens[kept:])
-
-    def _add(self, tokens: Sequence[int]) -> None:
-        position = self._first + len(self.held)
-        self._cache.add_tokens(tokens, sequence=self._sequence, position=position)
-        self.held += tokens
+        if kept:
+            position = self._first + kept
+            self._cache.truncate(self._sequence, position)
+            self._cache.add_tokens(tokens[kept:], sequence=self._sequence, position=position)
+        else:
+            self._trunk.begin(self._sequence, tokens)
+        self.held += tokens[kept:]

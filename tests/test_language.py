@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf as gguf_format
 import numpy as np
@@ -15,9 +16,10 @@ from scanside.runtime.bundle import Bundle
 from scanside.runtime.errors import BundleError, InputError, ScansideError
 from scanside.runtime.generation import Generation
 from scanside.runtime.language import LanguageModel
-from scanside.runtime.llama import LlamaModel, may_repack
+from scanside.runtime.llama import LlamaModel, llama_cpp, may_repack
 from scanside.runtime.llama_cache import LlamaCache
 from scanside.runtime.manifest import LanguageSpec
+from scanside.runtime.token_rows import TokenRows
 
 QUESTIONS = ("Describe the image concisely.", "What colour is the circle, and where is it?", "Why?")
 
@@ -141,6 +143,105 @@ def test_the_prefix_is_computed_once_for_all_questions(
     for question in QUESTIONS:
         language.answer(question, limit=3).read()
     assert rows == [spec.prefix_length]
+
+
+def test_prefix_and_first_text_in_one_pass_give_what_two_passes_give(
+    language: LanguageModel, spec: LanguageSpec
+):
+    """What a GPU does; on one thread of a CPU every row is computed alone, so to the last bit."""
+    trunks = [language.open_trunk(joined=joined) for joined in (False, True)]
+    seen: list[list[np.ndarray]] = [[], []]
+    for seed in (0, 1):
+        for trunk, logits in zip(trunks, seen, strict=True):
+            trunk.attend(random_prefix(spec, seed))
+            branch = trunk.branches[0]
+            for question in (QUESTIONS[0], QUESTIONS[1], QUESTIONS[0]):
+                branch.begin(language.first_turn(question))
+                for _ in range(3):
+                    logits.append(branch.logits().copy())
+                    branch.append(int(logits[-1].argmax()))
+    for two, one in zip(*seen, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert len({logits.tobytes() for logits in seen[1]}) == 12  # the third question is the first
+
+
+def test_one_pass_is_one_call(
+    language: LanguageModel, spec: LanguageSpec, monkeypatch: pytest.MonkeyPatch
+):
+    trunk = language.open_trunk(joined=True)
+    sizes: list[int] = []
+    truth = LlamaCache._decode
+
+    def counted(self: LlamaCache, batch: Any) -> None:
+        sizes.append(int(batch.n_tokens))
+        truth(self, batch)
+
+    monkeypatch.setattr(LlamaCache, "_decode", counted)
+    trunk.attend(random_prefix(spec, 0))
+    assert sizes == []
+    first, second = (language.first_turn(question) for question in QUESTIONS[:2])
+    trunk.branches[0].begin(first)
+    trunk.branches[0].begin(second)
+    assert sizes == [spec.prefix_length + len(first), len(second)]
+
+
+def test_a_pass_that_fails_can_be_tried_again(
+    language: LanguageModel, spec: LanguageSpec, monkeypatch: pytest.MonkeyPatch
+):
+    trunk = language.open_trunk(joined=True)
+    trunk.attend(random_prefix(spec, 0))
+    branch, question = trunk.branches[0], language.first_turn(QUESTIONS[0])
+    with pytest.raises(InputError, match="do not fit"):
+        branch.begin(question * 200)
+    with monkeypatch.context() as patched:
+        patched.setattr(language._model.api, "llama_decode", lambda *_: -3)
+        with pytest.raises(ScansideError, match="code -3"):
+            branch.begin(question)
+    branch.begin(question)
+    found = branch.logits().copy()
+    language.attend(random_prefix(spec, 0))
+    language.answer(QUESTIONS[0], limit=1).read()
+    np.testing.assert_array_equal(found, language._trunk.branches[0].logits())
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_K", "Q6_K"])
+def test_rows_of_tokens_are_those_of_the_gguf_package(kind: str, tmp_path: Path):
+    path, rng = tmp_path / "table.gguf", np.random.default_rng(0)
+    table = rng.standard_normal((7, 512)).astype(np.float32)
+    made = gguf_format.GGMLQuantizationType[kind]
+    if kind in ("Q4_K", "Q6_K"):  # which the package reads and does not write
+        raw = rng.integers(0, 60, (7, 2 * gguf_format.GGML_QUANT_SIZES[made][1]), np.uint8)
+    else:
+        raw = gguf_format.quantize(table, made)
+    writer = gguf_format.GGUFWriter(path, "llama")
+    writer.add_string("scanside.note", "before the table")
+    writer.add_tensor("other", np.ones(33, np.float32))
+    writer.add_tensor("token_embd.weight", raw, raw_dtype=made)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    rows = TokenRows(path, llama_cpp()._lib)
+    tokens = [6, 0, 3, 3]
+    assert (rows.width, rows.of(tokens).dtype) == (512, np.float32)
+    want = gguf_format.dequantize(raw, made)[tokens]
+    np.testing.assert_allclose(rows.of(tokens), want, rtol=1e-6, atol=1e-7)
+    assert rows.of([]).shape == (0, 512)
+
+
+def test_a_gguf_without_embeddings_has_no_rows(tmp_path: Path):
+    path = tmp_path / "bare.gguf"
+    writer = gguf_format.GGUFWriter(path, "llama")
+    writer.add_tensor("other", np.ones(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(BundleError, match=r"has no token_embd.weight; export"):
+        TokenRows(path, llama_cpp()._lib)
+    path.write_bytes(b"GGUF" + bytes(40))
+    with pytest.raises(BundleError, match="cannot read its header"):
+        TokenRows(path, llama_cpp()._lib)
 
 
 def test_the_prefix_matters(language: LanguageModel, spec: LanguageSpec):
