@@ -26,6 +26,7 @@ from .graph_parity import answers, moved
 from .group_norm_operator import fuse_group_norm_file
 from .packed_attention_operator import fuse_packed_attention_file
 from .skip_norm_operator import fuse_skip_norms_file
+from .upsample_operator import fuse_upsamplings_file
 
 Fuse: TypeAlias = Literal["none", "attention", "cuda"]
 CHOICES: tuple[Fuse, ...] = get_args(Fuse)
@@ -46,6 +47,7 @@ FUSIONS: Mapping[str, Callable[[Path], Told]] = {
     "packed": fuse_packed_attention_file,
     "gelu": fuse_gelus_file,
     "skip": fuse_skip_norms_file,
+    "upsample": fuse_upsamplings_file,
 }
 """What makes a part of a graph one operator, in an order in which each finds its pattern."""
 IN_PARTS: tuple[Callable[[ModelProto], ModelProto], ...] = (

@@ -31,13 +31,15 @@ class Told:
 
     operator: str
     fused: int = 0
+    domain: str = DOMAIN
+    """Whose operator it is."""
     left: Counter[str] = field(default_factory=Counter[str])
     """How many were left as they are, by reason."""
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
         return {
-            "operator": f"{DOMAIN}.{self.operator}",
+            "operator": f"{self.domain}.{self.operator}",
             "fused": self.fused,
             "left": dict(sorted(self.left.items())),
         }
@@ -189,7 +191,8 @@ def rewrite(model: ModelProto, replaced: dict[int, list[NodeProto]]) -> None:
         for index in reversed(range(len(values))):
             if values[index].name not in needed:
                 del values[index]
-    if DOMAIN not in {opset.domain for opset in model.opset_import}:
+    used = DOMAIN in {node.domain for node in graph.node}
+    if used and DOMAIN not in {opset.domain for opset in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 

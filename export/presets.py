@@ -2,8 +2,8 @@
 
 `paper` is the full system of "Neuro-Vision to Language" (arXiv 2404.19438) with Stable unCLIP 2.1-L
 and Llama-3-8B; `paper-1b` swaps in a language model of Llama-3.2-1B's shape, `paper-pictures` a toy
-one, for work on the picture stage alone. `narrow` has the full wiring of that stage at small width;
-`tiny` has every part at toy width, `tiny-three` three encoders beside.
+one of 8B's width, for work on the other stages. `narrow` has the full wiring of the picture stage
+at small width; `tiny` has every part at toy width, `tiny-three` three encoders beside.
 """
 
 from __future__ import annotations
@@ -259,8 +259,13 @@ _NARROW = replace(
 
 _PAPER_PICTURES = replace(
     _PAPER,
-    encoder={"prefix_size": 256, "prefix_hidden_size": 128},
-    llm=_TINY.llm,
+    llm=_TINY.llm
+    | {
+        "hidden_size": _PAPER.llm["hidden_size"],
+        "num_hidden_layers": 1,
+        "head_dim": 64,
+        "intermediate_size": 256,
+    },
     llm_dtype=_TINY.llm_dtype,
 )
 
