@@ -59,6 +59,7 @@ class Decoding:
         self._clock = clock
         self._costs = costs
         self._written: dict[str, str] = {}
+        self._encoded: dict[str, Floats] = {}
         self._about_image: list[str] = []
         self._ended_by = ""
         self._take = take
@@ -108,7 +109,7 @@ class Decoding:
         if imaging:
             imaging.prepare()
         with self._clock.stage("encode"), self._costs.measured("encode"):
-            encoded = self._stages.encode(tokens, self._wanted())
+            encoded = self._encoded = self._stages.encode(tokens, self._wanted())
         self._result.clip_norm = float(np.linalg.norm(encoded["clip"]))
         if imaging and "preview" in self._request.tasks:
             yield imaging.preview(encoded["latent"])
@@ -191,6 +192,7 @@ class Decoding:
         self, answer: Answer, task: str, name: str, question: str | None = None
     ) -> Iterator[Token]:
         for text in answer:
+            self._begin_image()
             yield Token(task, text, question)
             if self._stopped.is_set():
                 answer.hurry()
@@ -207,6 +209,16 @@ class Decoding:
         self._result.log_prob[name] = sure
         if self._request.token_log_probs:
             self._result.token_log_probs[name] = answer.scores
+
+    def _begin_image(self) -> None:
+        """Have a GPU make the picture beside the rest of the texts, once its own text is there:
+        not before a text's first token, which would wait for it."""
+        source = {"written": "prompt"}.get(self._request.prompt, self._request.prompt)
+        waits = source in ("prompt", "caption") and source not in self._written
+        if self._imaging is None or waits or self._request.pauses or self._stopped.is_set():
+            return
+        encoded = self._encoded
+        self._imaging.begin(encoded["clip"], encoded["latent"], self._prompt_text())
 
     def _note_cut(self, name: str, answer: Answer, *, asked: bool) -> None:
         """Say that the deadline cut a text; one that only the image needs matters only to it."""

@@ -8,16 +8,17 @@ happens there is a picture: where none can be denoised, the preview stands in.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from threading import Event as Flag
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .clock import Clock, Costs
-from .denoising import Condition, Step
+from .denoising import Condition, Step, Whole
 from .errors import InputError, ScansideError
 from .events import Event, Image, Intermediate, Preview
 from .pictures import Pictures
@@ -79,6 +80,8 @@ class Imaging:
         self._costs = costs
         self._stopped = stopped
         self._states: Future[States] | None = None
+        self._begun: tuple[Condition, Callable[[], Whole]] | None = None
+        """What is being made beside the text."""
         self._steps = self._picture.check_steps(request.steps)
         if request.candidates > 1 and not pictures.ranker:
             raise InputError(
@@ -96,6 +99,24 @@ class Imaging:
             worker = ThreadPoolExecutor(1, "prompt")
             self._states = worker.submit(self._pictures.prompt.encode, self._request.given_prompt)
             worker.shutdown(wait=False)
+
+    def begin(self, clip: Floats, latent: Floats, text: str) -> None:
+        """Enqueue the picture on the GPU, where that is all there is to do about it: it is made
+        while the language model writes on. Parameters are those of `events`."""
+        request = self._request
+        whole = self._is_whole(request.intermediate) and request.candidates == 1
+        if self._begun or not whole or "image" not in request.tasks:
+            return
+        condition = Condition(clip=clip, latent=latent, states=self._states_of(text))
+        try:
+            made = self._picture.begin(condition, steps=self._steps, seed=request.seed)
+        except ScansideError as exc:
+            made = partial(_fail, exc)  # where the picture is waited for, not in the text
+        self._begun = condition, made
+
+    def _is_whole(self, every: int) -> bool:
+        """Whether nobody looks at the picture, or at the clock, between its steps."""
+        return bool(self._picture.on_gpu) and not every and self._clock.deadline_at is None
 
     def preview(self, latent: Floats) -> Preview:
         """The predicted latent as a picture, also when that is late."""
@@ -159,7 +180,10 @@ class Imaging:
             self._degrade(f"image: {steps} of {self._steps} steps, for the deadline leaves no more")
         for sentence in about:
             self._degrade(sentence)
-        condition = Condition(clip=clip, latent=latent, states=self._states_of(text))
+        if self._begun:
+            condition, _ = self._begun
+        else:
+            condition = Condition(clip=clip, latent=latent, states=self._states_of(text))
         self._result.image_prompt = text or None
         try:
             yield from self._candidates(condition, steps)
@@ -218,8 +242,10 @@ class Imaging:
     def _candidate(
         self, condition: Condition, steps: int, seed: int, *, first: bool
     ) -> Generator[Event, None, _Made | None]:
+        if self._begun:
+            return self._beside()
         every = self._request.intermediate if first else 0
-        if self._picture.on_gpu and not every and self._clock.deadline_at is None:
+        if self._is_whole(every):
             return self._whole(condition, steps, seed)
         latest: Step | None = None
         for step in self._timed(self._picture.steps(condition, steps=steps, seed=seed)):
@@ -241,8 +267,16 @@ class Imaging:
             image = self._picture.decode(latest.latent)
         return self._compared(latest, image, condition)
 
+    def _beside(self) -> _Made:
+        """What `begin` enqueued. Costs are not learnt from it: the text slowed it down."""
+        assert self._begun is not None, "the caller looks"
+        made = self._begun[1]()
+        self._clock.add("diffusion", made.denoised_s)
+        self._clock.add("vae", made.decoded_s)
+        return _Made(made.step, made.pixels)
+
     def _whole(self, condition: Condition, steps: int, seed: int) -> _Made:
-        """Without a deadline nobody looks at the clock between steps, so nothing has to wait."""
+        """Nothing has to wait between the steps."""
         made = self._picture.whole(condition, steps=steps, seed=seed, floats=self._ranks)
         self._costs.learn("step", made.denoised_s / steps)
         self._costs.learn("vae", made.decoded_s)
@@ -295,3 +329,7 @@ class Imaging:
 
     def _degrade(self, sentence: str) -> None:
         self._result.degraded.append(sentence)
+
+
+def _fail(exc: ScansideError) -> Whole:
+    raise exc

@@ -10,7 +10,7 @@ that a seed gives the same picture on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -220,16 +220,23 @@ class Reconstruction:
         """What previews are made with, where that runs on a GPU."""
         return self._pictures.get(self._tiny or self._vae)
 
-    def whole(self, condition: Condition, *, steps: int, seed: int, floats: bool = False) -> Whole:
-        """All steps and the picture of the latent, enqueued on the GPU and waited for once.
+    def begin(
+        self, condition: Condition, *, steps: int, seed: int, floats: bool = False
+    ) -> Callable[[], Whole]:
+        """Enqueue all steps and the picture of the latent; what comes back waits for them.
 
-        Parameters and errors are those of `steps`; with `floats` the picture comes in float32, too.
-        Only where there is `on_gpu`.
+        Parameters and errors are those of `steps`, what is not finite shows in waiting; with
+        `floats` the picture comes in float32, too. Only where there is `on_gpu`; nothing else of
+        this bundle's pictures is made in between.
         """
         assert self.on_gpu is not None, "the caller looks at `on_gpu`"
         plan, beta = self.plan(steps), self._spec.beta
         self._check_start(condition.latent, beta)
-        return self.on_gpu.whole(condition, plan, beta, philox(seed), floats=floats)
+        return self.on_gpu.begin(condition, plan, beta, philox(seed), floats=floats)
+
+    def whole(self, condition: Condition, *, steps: int, seed: int, floats: bool = False) -> Whole:
+        """What `begin` enqueues, waited for."""
+        return self.begin(condition, steps=steps, seed=seed, floats=floats)()
 
     def close(self) -> None:
         """Free what it holds on a GPU; may be called twice."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class ResidentDenoiser:
             self.gpu.wait()
             yield finite_step(Step(k + 1, plan.steps, self.resident.latent))
 
-    def whole(
+    def begin(
         self,
         condition: Condition,
         plan: Schedule,
@@ -49,11 +50,11 @@ class ResidentDenoiser:
         rng: np.random.Generator,
         *,
         floats: bool,
-    ) -> Whole:
-        """All steps and the picture of the latent, enqueued and waited for once.
+    ) -> Callable[[], Whole]:
+        """Enqueue all steps and the picture of the latent; what comes back waits, and gives them.
 
-        With `floats` the picture comes in float32, too. ScansideError where latent or picture are
-        not finite.
+        With `floats` the picture comes in float32, too. Waiting raises ScansideError where latent
+        or picture are not finite.
         """
         self.gpu.note(self._began)
         self._start(condition, plan, beta, rng)
@@ -69,7 +70,7 @@ class ResidentDenoiser:
         beta: float,
         rng: np.random.Generator,
     ) -> Whole:
-        """As `whole`, from what an encoder leaves on the device.
+        """As `begin`, from what an encoder leaves on the device, and waited for.
 
         Parameters
         ----------
@@ -79,13 +80,13 @@ class ResidentDenoiser:
         latent : (1, 4, h, w)
         states : (1, L, W) float32
         plan, beta, rng
-            As in `whole`.
+            As in `begin`.
         """
         upstream()
         self.resident.send(plan, rng)
         self.gpu.note(self._began)
         self.resident.begin(states, beta, latent, clip)
-        return self._rest(plan, floats=False)
+        return self._rest(plan, floats=False)()
 
     def _start(
         self, condition: Condition, plan: Schedule, beta: float, rng: np.random.Generator
@@ -94,13 +95,17 @@ class ResidentDenoiser:
         self.resident.send(plan, rng, condition.latent)
         self.resident.begin(condition.states, beta, None, self._clip)
 
-    def _rest(self, plan: Schedule, *, floats: bool) -> Whole:
-        """Enqueue all steps and the picture, and wait once."""
+    def _rest(self, plan: Schedule, *, floats: bool) -> Callable[[], Whole]:
+        """Enqueue all steps and the picture."""
+        self.resident.denoise(plan)
+        self.gpu.note(self._denoised)
+        self.resident.decode(floats=floats)
+        self.gpu.note(self._decoded)
+        return partial(self._made, plan, floats=floats)
+
+    def _made(self, plan: Schedule, *, floats: bool) -> Whole:
+        """Wait once, and look at what came out."""
         resident, gpu = self.resident, self.gpu
-        resident.denoise(plan)
-        gpu.note(self._denoised)
-        resident.decode(floats=floats)
-        gpu.note(self._decoded)
         gpu.wait()
         return Whole(
             finite_step(Step(plan.steps, plan.steps, resident.latent)),
