@@ -164,13 +164,20 @@ def _measured(language: LanguageModel, prefix: Any, runs: int) -> Json:
         prefill()
         int(branch.logits().argmax())
 
+    apart = language.open_trunk(joined=False)
+
+    def question_alone() -> None:
+        apart.branches[0].begin(prompt)
+        apart.branches[0].logits()  # waits
+
     prefill()
     chosen = int(branch.logits().argmax())
     print("a prefix and a prompt went through", file=sys.stderr, flush=True)
     prefill()
     if int(branch.logits().argmax()) != chosen:
         raise SystemExit("the same prefix and prompt gave another first token; nothing is timed")
-    attends = summary(repeated(lambda: trunk.attend(prefix), runs, warm=2))
+    attends = summary(repeated(lambda: apart.attend(prefix), runs, warm=2))
+    questions = summary(repeated(question_alone, runs, warm=2))
     prefills = summary(repeated(prefill, runs, warm=5))
     firsts = summary(repeated(first_token, runs, warm=1))
     forks = summary(repeated(fork, runs, warm=5))
@@ -197,6 +204,7 @@ def _measured(language: LanguageModel, prefix: Any, runs: int) -> Json:
             **judged("token", each, "p50"),
         },
         "prefix alone": {"tokens": len(trunk), "wall_ms": attends},
+        "question alone": {"tokens": len(prompt), "wall_ms": questions},
         "fork": {"rows": len(trunk), "wall_ms": forks, **judged("fork", forks, "p50")},
         **_through_answers(language, prefix, runs),
     }

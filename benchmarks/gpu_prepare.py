@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from argparse import Namespace
@@ -16,6 +17,8 @@ from scanside.export.fusing import FUSIONS
 Json = dict[str, Any]
 NETWORKS = ("encoder", "preview_decoder", "unet", "vae_decoder")
 LANGUAGES = ("q4_k_m", "f16")
+SPOKEN = "f16"
+"""The one that the whole decoder is measured with."""
 
 
 def weights_part(args: Namespace, _: str) -> Json:
@@ -105,6 +108,34 @@ def gguf_part(args: Namespace, _: str) -> Json:
             "written_s": round(time.perf_counter() - began, 1),
         }
     return result
+
+
+def spoken_bundle(scratch: Path) -> Path:
+    """The full-size bundle with the language model of 8B parameters in the place of the toy.
+
+    Files are hard links, so that nothing is copied and weights lie beside their graphs.
+    """
+    from random_gguf import PROJECTOR
+
+    from scanside.runtime.user_cache import HashMemory
+
+    full, spoken = scratch / "full", scratch / "spoken"
+    shutil.rmtree(spoken, ignore_errors=True)
+    shutil.copytree(full, spoken, copy_function=os.link)
+    document = json.loads((full / "manifest.json").read_text())
+    told = document["language"]
+    path = spoken / told["file"]
+    path.unlink()
+    os.link(language_file(scratch, SPOKEN), path)
+    memory = HashMemory()
+    about = {"bytes": path.stat().st_size, "sha256": memory.sha256(path)}
+    memory.save()
+    document["files"][told["file"]] |= about
+    document["language"] = told | {"projector_sha256": PROJECTOR, "quantization": SPOKEN}
+    manifest = spoken / "manifest.json"
+    manifest.unlink()  # else the other one's, too
+    manifest.write_text(json.dumps(document, indent=1))
+    return spoken
 
 
 def language_file(scratch: Path, quantization: str) -> Path:

@@ -53,7 +53,8 @@ PARTS = (
     Part(name="vae_decoder", about_s=15),
     Part(name="preview_decoder", about_s=8),
     Part(name="chain", about_s=45),
-    Part(name="language", about_s=60),
+    Part(name="language", about_s=50),
+    Part(name="spoken", about_s=45),
     Part(name="steady", about_s=12),
     Part(name="eager", about_s=30),
     Part(name="beside", about_s=60),
@@ -108,6 +109,10 @@ def _worker(kind: str) -> Callable[[argparse.Namespace, str], Json]:
         import gpu_language
 
         return gpu_language.language_part
+    if kind == "spoken":
+        import gpu_spoken
+
+        return gpu_spoken.spoken_part
     if kind == "beside":
         import gpu_beside
 

@@ -37,9 +37,14 @@ EXHAUSTIVE = {**WITH_BIAS, "cudnn_conv_algo_search": "EXHAUSTIVE"}
 TUNED = {"ORT_CUDA_GEMM_AUTO_TUNE": "1"}
 LINEAR = ("attention", "packed", "gelu", "skip")
 EVERY = tuple(FUSIONS)
+AT_ONE_SIZE = tuple(name for name in FUSIONS if name != "upsample")
 VARIANTS: tuple[tuple[str, tuple[str, ...], Mapping[str, str], Mapping[str, str]], ...] = (
-    ("unet", EVERY, INNERMOST, {}),
+    ("preview_decoder", ("upsample",), INNERMOST, {}),
+    ("preview_decoder", (), INNERMOST, {}),
+    ("vae_decoder", ("norms", "upsample"), INNERMOST, {}),
     ("vae_decoder", ("norms",), INNERMOST, {}),
+    ("unet", EVERY, INNERMOST, {}),
+    ("unet", AT_ONE_SIZE, INNERMOST, {}),
     ("encoder", LINEAR, INNERMOST, {}),
     ("unet", EVERY, WITH_BIAS, TUNED),
     ("vae_decoder", (), INNERMOST, {}),
@@ -47,7 +52,6 @@ VARIANTS: tuple[tuple[str, tuple[str, ...], Mapping[str, str], Mapping[str, str]
     ("encoder", (), INNERMOST, {}),
     ("encoder", ("attention",), INNERMOST, {}),
     ("preview_decoder", (), OUTERMOST, {}),
-    ("preview_decoder", (), INNERMOST, {}),
     ("unet", ("attention", "norms"), INNERMOST, {}),
     ("unet", ("attention",), INNERMOST, {}),
     ("unet", (), INNERMOST, {}),

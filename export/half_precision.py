@@ -139,11 +139,10 @@ def to_half(model: ir.Model, plan: HalfPlan) -> None:
 
 def _half_of(graph: ir.Graph, value: ir.Value) -> ir.Value:
     """The half-precision twin of a value that stays float32."""
+    stored = _stored_in_half(value)
+    if stored is not None:
+        return stored
     maker = value.producer()
-    if maker is not None and maker.op_type == "Cast" and maker.inputs[0] is not None:
-        source = maker.inputs[0]
-        if source.const_value is not None and source.dtype == ir.DataType.FLOAT16:
-            return source
     if value.const_value is not None:
         return _half_constant(graph, value)
     cast = ir.node("Cast", inputs=[value], attributes={"to": ir.DataType.FLOAT16})
@@ -155,6 +154,17 @@ def _half_of(graph: ir.Graph, value: ir.Value) -> ir.Value:
     else:
         graph.insert_after(maker, cast)
     return twin
+
+
+def _stored_in_half(value: ir.Value) -> ir.Value | None:
+    """The constant in half precision that a float32 value is a widened copy of."""
+    maker = value.producer()
+    if maker is None or maker.op_type != "Cast":
+        return None
+    (source,) = maker.inputs
+    if source is None or source.const_value is None or source.dtype != ir.DataType.FLOAT16:
+        return None
+    return source
 
 
 def _half_constant(graph: ir.Graph, value: ir.Value) -> ir.Value:
@@ -219,6 +229,8 @@ def emulate_half(model: ir.Model, plan: HalfPlan) -> None:
             maker = value.producer()
             if maker is not None and id(maker) in members:
                 continue  # rounded where it was made
+            if _stored_in_half(value):
+                continue  # exact; rounding them again, all weights would be there three times more
             if value not in rounded:
                 rounded[value] = (
                     _rounded(graph, value, splitter)

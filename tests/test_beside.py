@@ -6,7 +6,6 @@ On the stand-in for the driver; networks are the reference bundle's, which compu
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 

@@ -104,6 +104,35 @@ def test_a_random_model_of_quantised_blocks_answers(tmp_path: Path):
         assert "llama_model_loader" in log
 
 
+def test_the_whole_decoder_is_measured_with_a_model_in_the_toys_place(
+    tiny_bundle: Path, tmp_path: Path
+):
+    from gpu_prepare import SPOKEN, gguf_part, spoken_bundle
+    from gpu_spoken import PHASES, spoken_part
+
+    full = tmp_path / "full"
+    shutil.copytree(tiny_bundle, full)
+    (full / "tokenizer").mkdir()
+    for path in (BENCHMARKS.parent / "export/reference/checkpoint/llm").glob("*token*"):
+        shutil.copyfile(path, full / "tokenizer" / path.name)
+    given = argparse.Namespace(
+        full=full, scratch=tmp_path, small=True, threads=1, device="cpu", scale=0.02
+    )
+    gguf_part(given, "")
+    before = (full / "manifest.json").read_bytes()
+    found = spoken_part(given, "")
+    assert (full / "manifest.json").read_bytes() == before
+    assert found["first caption token"]["wall_ms"]["runs"] == 4
+    both = found["caption and picture"]
+    assert both["rounds"] == 2
+    for name in ("beside", "after"):
+        assert both[name].keys() == set(PHASES)
+        assert 0 < both[name]["until_text"] <= both[name]["until_image"] <= both[name]["total"]
+    spoken = json.loads((spoken_bundle(tmp_path) / "manifest.json").read_text())["language"]
+    assert spoken["quantization"] == SPOKEN
+    assert (tmp_path / "spoken" / spoken["file"]).samefile(tmp_path / f"language_{SPOKEN}.gguf")
+
+
 def test_a_process_that_dies_leaves_its_log_and_the_next_way_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -175,6 +175,29 @@ def test_an_emulated_graph_holds_every_weight_once(tmp_path: Path) -> None:
     assert wanted <= held < wanted + 20  # a handful of constants beside the weights
 
 
+def test_weights_that_are_stored_in_half_are_not_rounded_again(tmp_path: Path) -> None:
+    """Full-size ones would be in memory three times more while ONNX Runtime folds it all."""
+    torch.manual_seed(0)
+    layer = nn.Linear(32, 32)
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight.half().float())
+    feeds = {"x": np.random.default_rng(0).standard_normal((3, 32), np.float32)}
+    path = export_graph(layer, {"x": torch.from_numpy(feeds["x"])}, ["y"], tmp_path / "layer.onnx")
+    model, plan = planned(path, feeds)
+    emulate_half(model, plan)
+    stored = [v for v in model.graph.initializers.values() if v.dtype == ir.DataType.FLOAT16]
+    assert [v.shape for v in stored] == [ir.Shape((32, 32))]
+    ((widened, _),) = stored[0].uses()
+    users = {use.node.op_type for use in widened.outputs[0].uses()}
+    assert users <= {"Gemm", "MatMul", "Transpose"}
+    ir.save(model, tmp_path / "emulated.onnx")
+    x, weight = (torch.from_numpy(feeds["x"]).half().double(), layer.weight.double())
+    bias = layer.bias.half().double()
+    wanted = (x @ weight.T + bias).half().double().detach().numpy()
+    found = answer(tmp_path / "emulated.onnx", feeds)
+    assert np.abs(found - wanted).max() <= 2**-11 * np.abs(wanted).max()
+
+
 def test_a_graph_that_half_precision_spoils_is_refused(tmp_path: Path) -> None:
     """A small difference of large numbers: every number fits, and the answer is lost."""
 
