@@ -23,7 +23,8 @@ def gpu_suite(name: str, result: Json) -> tuple[list[str], dict[str, str]]:
         if part != "device"
         for row in _rows(part, found)
     ]
-    return [f"`{device['command']}`", table(rows)], {}
+    commands = [f"`{command}`" for command in result["commands"]]
+    return ["\n".join(commands), table(rows)], {}
 
 
 def _rows(part: str, found: Json) -> Iterator[dict[str, Any]]:

@@ -176,6 +176,12 @@ class Process:
         return {"took_s": took, "failed": why, "last_words": [s[:600] for s in lines[-12:]]}
 
 
+def shown(word: str) -> str:
+    """A word of the command line as one would type it; of a path its end."""
+    word = Path(word).name if word.startswith("/") else word
+    return f'"{word}"' if " " in word else word
+
+
 def expected_s(part: Part, args: argparse.Namespace) -> float:
     """How long a part takes; steadiness as long as so many answers of an H200 do."""
     more = 0.0025 * args.previews + 0.03 * args.pictures if part.name == "steady" else 0.0
@@ -189,6 +195,10 @@ class Suite:
         self.args = args
         self._end = time.monotonic() + args.budget
         self.result: Json = {"question": "everything that only a GPU can answer", "parts": {}}
+        if args.add and args.json and args.json.is_file():
+            self.result = json.loads(args.json.read_text())
+        told = self.result.setdefault("commands", [])
+        told.append(" ".join(["python", *map(shown, sys.argv)]))
 
     @property
     def left_s(self) -> float:
@@ -223,7 +233,16 @@ class Suite:
         self.result["preparations"] = found
         print({name: row.get("failed", row["took_s"]) for name, row in found.items()}, flush=True)
 
+    def _check_same_card(self, device: Json) -> None:
+        """SystemExit where what is kept is of another card, which it cannot be compared with."""
+        before = self.result["parts"].get("device", {}).get("nvidia_smi", {}).get("name")
+        found = device.get("nvidia_smi", {}).get("name")
+        if before and found and before != found:
+            raise SystemExit(f"{self.args.json} is of {before}, this is {found}; leave --add out")
+
     def _keep(self, name: str, row: Json) -> None:
+        if name == "device":
+            self._check_same_card(row)
         self.result["parts"][name] = row
         shown = row.get("failed") or row.get("left_out") or f"{row['took_s']:g} s"
         shown += "" if "failed" in row or not fails(row) else ", not all of it"
@@ -245,6 +264,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("full", type=Path, help="folder of the full-size bundle")
     parser.add_argument("--budget", type=float, default=450, help="seconds (default: 450)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the result here")
+    add_ = "keep what FILE holds, and measure further parts on the same card"
+    parser.add_argument("--add", action="store_true", help=add_)
     parser.add_argument("--scratch", type=Path, default=Path("/dev/shm/scanside"))
     bundle = HERE.parent / "runtime/reference/bundle"
     parser.add_argument("--kernels", type=Path, default=bundle, help="bundle with the kernels")

@@ -275,3 +275,9 @@ def test_what_fails_and_what_does_not_fit_is_said(tmp_path: Path):
     assert "was not written in time" in parts["language"]["last_words"][-1]
     # 12 s, 5000 previews and 4000 pictures
     assert parts["steady"]["left_out"].startswith("about 144 s were needed")
+    more = [*words[:-8], "--only", "device", "--prepare-s", "0", "--add"]
+    subprocess.run([sys.executable, *more], capture_output=True, text=True)
+    found = json.loads(kept.read_text())
+    assert found["parts"].keys() == parts.keys()
+    assert found["parts"]["language"] == parts["language"]
+    assert [command.split()[-1] for command in found["commands"]] == ["4000", "--add"]
