@@ -4,8 +4,8 @@
 
 SCRATCH is the folder in which `gpu_suite.py` has drawn the weights. Parts of a graph as the
 exporter writes them or as one operator each, channels outermost or innermost, biases of
-convolutions in them or after them, products as the library chooses them or tuned. All answers are
-compared with those of ONNX Runtime on the CPU.
+convolutions in them or after them, products as the library chooses them or tuned, attention by
+cuDNN. All answers are compared with those of ONNX Runtime on the CPU.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ OUTERMOST, INNERMOST = {"prefer_nhwc": "0"}, {"prefer_nhwc": "1"}
 WITH_BIAS = {**INNERMOST, "fuse_conv_bias": "1"}
 EXHAUSTIVE = {**WITH_BIAS, "cudnn_conv_algo_search": "EXHAUSTIVE"}
 TUNED = {"ORT_CUDA_GEMM_AUTO_TUNE": "1"}
+CUDNN = {"ORT_ENABLE_CUDNN_FLASH_ATTENTION": "1"}
 LINEAR = ("attention", "packed", "gelu", "skip")
 EVERY = tuple(FUSIONS)
 AT_ONE_SIZE = tuple(name for name in FUSIONS if name != "upsample")
@@ -45,6 +46,7 @@ VARIANTS: tuple[tuple[str, tuple[str, ...], Mapping[str, str], Mapping[str, str]
     ("vae_decoder", ("norms",), INNERMOST, {}),
     ("unet", EVERY, INNERMOST, {}),
     ("unet", AT_ONE_SIZE, INNERMOST, {}),
+    ("unet", AT_ONE_SIZE, INNERMOST, CUDNN),
     ("encoder", LINEAR, INNERMOST, {}),
     ("unet", EVERY, WITH_BIAS, TUNED),
     ("vae_decoder", (), INNERMOST, {}),
