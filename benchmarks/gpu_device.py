@@ -25,7 +25,9 @@ QUERY = "name,driver_version,memory.total,clocks.sm,clocks.mem,power.limit,persi
 
 def device_part(args: Namespace, _: str) -> Json:
     """Card, driver, versions; a GPU that can be opened."""
-    found: Json = {**machine(), "packages": {name: _installed(name) for name in PACKAGES}}
+    about = machine()
+    del about["command"]  # this process's own; the suite tells its
+    found: Json = {**about, "packages": {name: _installed(name) for name in PACKAGES}}
     if args.device == "cpu":
         return found
     asked = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"]
@@ -55,11 +57,10 @@ def smoke_part(args: Namespace, _: str) -> Json:
     """`gpu_smoke.py`: does the shipped bundle decode here, to the same answers as on the CPU?"""
     words = [sys.executable, "-P", str(HERE / "gpu_smoke.py"), "--decodes", "50"]
     done = subprocess.run(words, capture_output=True, text=True)
-    said = (done.stdout + done.stderr).strip().splitlines()
-    print("\n".join(said), flush=True)
+    print(done.stdout, done.stderr, sep="\n", flush=True)
     if done.returncode:
         raise SystemExit(f"gpu_smoke.py ended with exit code {done.returncode}")
-    return {"said": said}
+    return {"said": done.stdout.strip().splitlines()}
 
 
 def kernel_part(args: Namespace, _: str) -> Json:

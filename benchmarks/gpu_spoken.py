@@ -3,7 +3,6 @@ its caption, and a caption with a picture made beside it or after it."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from argparse import Namespace
 from collections.abc import Generator
@@ -57,7 +56,7 @@ def first_token(stages: Stages, volume: Volume) -> None:
 
 def orders(decoder: Decoder, given: list[Volume], rounds: int) -> Json:
     """Decodes of a caption and a picture of no text: the picture beside the caption, and after it,
-    in turn; medians in milliseconds."""
+    in turn."""
     found: dict[str, dict[str, list[float]]] = {
         name: {phase: [] for phase in PHASES} for name in ("beside", "after")
     }
@@ -69,9 +68,9 @@ def orders(decoder: Decoder, given: list[Volume], rounds: int) -> Json:
                 )
             if number:  # the first one warms
                 for phase, times in phases.items():
-                    times.append(result.latency_ms[phase])
+                    times.append(result.latency_ms[phase] / 1e3)
     told: Json = {
-        name: {phase: round(statistics.median(times), 3) for phase, times in phases.items()}
+        name: {phase: summary(times) for phase, times in phases.items()}
         for name, phases in found.items()
     }
     return {"rounds": rounds, "steps": STEPS, **told}

@@ -2,8 +2,8 @@
 
 The exporter writes attention in the parts that every backend accepts: two products, a softmax, and
 a dozen reshapes, transpositions and scalings around them. ONNX Runtime has fused kernels for the
-whole, but does not recognise these parts by itself. On an H200 the full-size U-Net takes 6.59 ms
-with the operator and 8.24 ms without (`benchmarks/gpu_variants.py`). ONNX Runtime's CPU provider
+whole, but does not recognise these parts by itself. On an H200 the full-size U-Net takes 6.56 ms
+with the operator and 8.21 ms without (`benchmarks/gpu_variants.py`). ONNX Runtime's CPU provider
 runs the operator too; TensorRT's parsers do not know it.
 
 What is replaced computes the same: whether reshapes and transpositions bring the heads where the

@@ -10,7 +10,7 @@ What the gated kernel takes, by its source (contrib_ops/cuda/diffusion/bias_spli
 Runtime): (batch, rows, columns) in float32 or float16 with as many columns as `GATED_COLUMNS` has,
 and a bias of one number a column. It multiplies the left half by the GELU of the right one.
 
-With the fusions of residuals the full-size U-Net goes from 5.79 ms to 4.52 on an H200
+With the fusions of residuals the full-size U-Net goes from 5.74 ms to 4.81 on an H200
 (`benchmarks/gpu_variants.py`).
 """
 

@@ -11,6 +11,9 @@ four together are a transposed convolution with a stride of 2 and weights of 4 x
 so the weights are (w2, w1 + w2, w0 + w1, w0). That is 16 products where 36 were, and the larger
 picture is never written down. What is computed is the same but for the rounding of the sums of
 weights.
+
+On an H200 it brings the full-size VAE from 7.7 ms to 6.8 and the tiny decoder from 0.94 to 0.79; in
+the U-Net it makes no difference (`benchmarks/gpu_variants.py`).
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ class Result:
     )
     """Every token of each text, by the same names; empty unless asked for."""
     latency_ms: dict[str, float] = field(default_factory=dict[str, float])
-    """Wall time of each stage; until_* and total count from the volume's arrival."""
+    """Wall time of each stage; until_* and total count from the volume's arrival. On a GPU a
+    picture may be made beside a text, and diffusion and vae are times of the GPU."""
     clip_norm: float | None = None
     """Length of the decoded CLIP vector: the less an encoder knows, the shorter."""
     placement: dict[str, str] = field(default_factory=dict[str, str])

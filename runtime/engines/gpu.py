@@ -40,7 +40,7 @@ class Gpu:
         with ExitStack() as opened:  # undone in reverse if a step fails, and by `close`
             opened.callback(device.release)
             with self.current():
-                stream = (make_stream or _plain_stream)()
+                stream = (make_stream or _first_stream)()
             opened.callback(self._in_context, "cuStreamDestroy", stream)
             self._handle = stream
             self._opened = opened.pop_all()
@@ -63,7 +63,7 @@ class Gpu:
             What was asked for, for messages.
         make_stream : callable, optional
             Makes the stream in the current context, for example one of another priority or on a
-            part of the GPU; by default a plain one. It is destroyed by `close`.
+            part of the GPU; by default one of the highest priority. It is destroyed by `close`.
 
         Raises
         ------
@@ -213,6 +213,10 @@ class Gpu:
         self._opened.close()
 
 
-def _plain_stream() -> Any:
-    """A non-blocking one: the legacy default stream of other libraries holds nothing up."""
-    return call("cuStreamCreate", int(driver().CUstream_flags.CU_STREAM_NON_BLOCKING.value))
+def _first_stream() -> Any:
+    """A stream whose kernels go before those of others that wait: pictures before llama.cpp's next
+    token, which costs both less than equal rights or parts of the multiprocessors
+    (`benchmarks/gpu_beside.py`). Non-blocking: the legacy default stream holds nothing up."""
+    _, highest = call("cuCtxGetStreamPriorityRange")
+    flags = int(driver().CUstream_flags.CU_STREAM_NON_BLOCKING.value)
+    return call("cuStreamCreateWithPriority", flags, highest)

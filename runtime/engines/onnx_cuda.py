@@ -31,7 +31,7 @@ from .placement import check_placement, node_placement
 
 HALF_OPTIONS = {"prefer_nhwc": "1"}
 """For graphs in half precision: with channels innermost the full-size U-Net takes 8.2 ms instead of
-10.9 on an H200 (`benchmarks/gpu_variants.py`). In float32 this was not compared."""
+10.8 on an H200 (`benchmarks/gpu_variants.py`). In float32 this was not compared."""
 
 
 class OnnxCudaEngine:
