@@ -170,7 +170,7 @@ class Imaging:
             Sentences for `Result.degraded` that only matter if there is a picture.
         """
         steps = self._steps_that_fit()
-        if self._stopped.is_set():
+        if self._stopped.is_set() and not self._begun:  # what is being made is soon there
             yield from self._stand_in("left out by a stop request", latent)
             return
         if steps == 0:

@@ -100,6 +100,24 @@ def test_where_somebody_looks_in_between_it_waits_for_its_turn(run: Run) -> None
     assert found == [after, step_by_step, shown, after[1:]]
 
 
+STOPPED = """
+result = None
+for event in decoder.stream(volume, ("caption", "image"), prompt="none", steps=2, seed=3):
+    if isinstance(event, Token):
+        decoder.stop()
+    result = event.result if isinstance(event, Done) else result
+wanted = decoded(("image",), host, prompt="none")
+assert np.abs(result.image.astype(int) - wanted.image.astype(int)).max() <= 1
+print(json.dumps(result.degraded))
+decoder.close(); there.close(); gpu.close()
+"""
+
+
+def test_a_picture_that_is_being_made_is_given_after_a_stop_request(run: Run) -> None:
+    out, _ = run(DECODER + "pictures.reconstruction = there\n" + STOPPED)
+    assert json.loads(out) == ["caption: cut after 2 words by a stop request"]
+
+
 FAILING = """
 def fails(*args, **asked):
     raise ScansideError("no room on the card")
