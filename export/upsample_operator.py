@@ -30,7 +30,14 @@ from .graph_index import GraphIndex, LeftError, Told, fuse_file, rewrite
 OPERATOR = "ConvTranspose"
 _SUMS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
 """(4, 3): which weights of a convolution make those of the transposed one, along an axis."""
-_PLAIN = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [1, 1], "dilations": [1, 1]}
+_PLAIN = {
+    "kernel_shape": [3, 3],
+    "pads": [1] * 4,
+    "strides": [1, 1],
+    "dilations": [1, 1],
+    "group": 1,
+    "auto_pad": b"NOTSET",
+}
 _TAKING_EACH_TWICE = {
     ("asymmetric", "floor"),
     ("half_pixel", "round_prefer_floor"),
@@ -98,9 +105,8 @@ def _check_doubles(graph: GraphIndex, resize: NodeProto) -> None:
 
 def _weights(graph: GraphIndex, convolution: NodeProto) -> NDArray[Any]:
     """(in, out, 4, 4) weights of the transposed convolution, summed in float32."""
-    told = {"group": 1, "auto_pad": b"NOTSET", **_PLAIN, **_attributes(convolution)}
-    plain = {"group": 1, "auto_pad": b"NOTSET", **_PLAIN}
-    if convolution.op_type != "Conv" or told != plain:
+    told = {**_PLAIN, "pads": [0] * 4, **_attributes(convolution)}  # ONNX's own default
+    if convolution.op_type != "Conv" or told != _PLAIN:
         raise LeftError("no plain convolution of 3 x 3 follows")
     weights = graph.values(convolution.input[1])
     if weights is None or weights.shape[2:] != (3, 3):

@@ -226,7 +226,8 @@ class Decoder(Locating):
         return decoding.events(tokens)
 
     def stop(self) -> None:
-        """Let the decode that is running end after its current token or denoising step.
+        """Let the decode that is running end after its current token or denoising step, or after
+        the picture that a GPU makes beside a text.
 
         So do those at a pause, once they go on. Their results hold what there is by then, and say
         so. The one method that another thread may call; without a decode it does nothing.

@@ -1,9 +1,9 @@
 """One volume on its way through the stages, under one clock.
 
-Answers come in the order of their speed: preview, text, image. With a deadline, text ends early
-enough to leave time for a picture, the picture takes as many steps as still fit, and a picture that
-does not fit at all is replaced by the preview. Nothing of that is silent: each is a sentence in
-`Result.degraded`.
+Answers come in the order of their speed: preview, text, image; one that a GPU makes beside a text
+comes between its tokens. With a deadline, text ends early enough to leave time for a picture, the
+picture takes as many steps as still fit, and a picture that does not fit at all is replaced by the
+preview. Nothing of that is silent: each is a sentence in `Result.degraded`.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class Decoding:
         self._costs = costs
         self._written: dict[str, str] = {}
         self._encoded: dict[str, Floats] = {}
+        self._imaged = False
+        """Whether the picture's turn has come."""
         self._about_image: list[str] = []
         self._ended_by = ""
         self._take = take
@@ -85,7 +87,8 @@ class Decoding:
             self._imaging = Imaging(stages.pictures, request, result, clock, costs, self._stopped)
 
     def stop(self) -> None:
-        """Come to an end soon: after the current token, and after the current denoising step."""
+        """Come to an end soon: after the current token, and after the current denoising step, or
+        the picture that a GPU makes beside the text."""
         self._stopped.set()
 
     def end(self, why: str) -> None:
@@ -120,11 +123,17 @@ class Decoding:
             yield from self._texts(language, encoded["prefix"][0])
         if imaging and "image" in self._request.tasks:
             yield from self._pause("image")
-            text = self._prompt_text()
-            yield from imaging.events(encoded["clip"], encoded["latent"], text, self._about_image)
+            yield from self._image(imaging)
         self._clock.mark("total")
         self._result.latency_ms = self._clock.latency_ms
         yield Done(self._result)
+
+    def _image(self, imaging: Imaging) -> Iterator[Event]:
+        if self._imaged:
+            return
+        self._imaged = True
+        clip, latent = self._encoded["clip"], self._encoded["latent"]
+        yield from imaging.events(clip, latent, self._prompt_text(), self._about_image)
 
     def _wanted(self) -> set[str]:
         """Which of the encoder's answers this request needs."""
@@ -163,7 +172,7 @@ class Decoding:
         language = self._stages.language
         return language is not None and is_sentence(text, language.spec.instructions.get("locate"))
 
-    def _texts(self, language: LanguageModel, prefix: Floats) -> Iterator[Token]:
+    def _texts(self, language: LanguageModel, prefix: Floats) -> Iterator[Event]:
         with self._clock.stage("language"), self._costs.measured("attend"):
             language.attend(prefix)
         for task in self._request.texts:
@@ -190,12 +199,12 @@ class Decoding:
 
     def _answer(
         self, answer: Answer, task: str, name: str, question: str | None = None
-    ) -> Iterator[Token]:
+    ) -> Iterator[Event]:
         for text in answer:
-            self._begin_image()
             yield Token(task, text, question)
             if self._stopped.is_set():
                 answer.hurry()
+            yield from self._image_meanwhile()
         self._clock.add("language", answer.total_s)
         sure = answer.mean_log_prob
         if sure is None:
@@ -203,12 +212,23 @@ class Decoding:
         if "language_first_token" not in self._clock.latency_ms:
             before = self._clock.latency_ms["language"] / 1e3 - answer.total_s
             self._clock.add("language_first_token", before + answer.first_token_s)
-        self._costs.learn("token", answer.token_s)
-        if answer.finish != "deadline" or answer.total_s > self._costs.of(f"text {task}"):
-            self._costs.learn(f"text {task}", answer.total_s)  # a text that was cut costs more
+        if not (self._imaging and self._imaging.begun):
+            self._learn(answer, task)
         self._result.log_prob[name] = sure
         if self._request.token_log_probs:
             self._result.token_log_probs[name] = answer.scores
+
+    def _learn(self, answer: Answer, task: str) -> None:
+        """What such a text costs where nothing else runs beside it."""
+        self._costs.learn("token", answer.token_s)
+        if answer.finish != "deadline" or answer.total_s > self._costs.of(f"text {task}"):
+            self._costs.learn(f"text {task}", answer.total_s)  # a text that was cut costs more
+
+    def _image_meanwhile(self) -> Iterator[Event]:
+        """The picture, where a GPU has made it beside the texts."""
+        self._begin_image()
+        if self._imaging and self._imaging.is_ready:
+            yield from self._image(self._imaging)
 
     def _begin_image(self) -> None:
         """Have a GPU make the picture beside the rest of the texts, once its own text is there:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,16 @@ class Whole:
     denoised_s: float
     """Time that the GPU took for the steps, and for the picture of the latent."""
     decoded_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Begun:
+    """A picture that a GPU is at."""
+
+    ready: Callable[[], bool]
+    """Whether `whole` would not wait."""
+    whole: Callable[[], Whole]
+    """Waits for it; ScansideError where latent or picture are not finite."""
 
 
 def finite_step(step: Step) -> Step:

@@ -8,9 +8,9 @@ happens there is a picture: where none can be denoised, the preview stands in.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event as Flag
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .clock import Clock, Costs
-from .denoising import Condition, Step, Whole
+from .denoising import Begun, Condition, Step, Whole
 from .errors import InputError, ScansideError
 from .events import Event, Image, Intermediate, Preview
 from .pictures import Pictures
@@ -80,8 +80,8 @@ class Imaging:
         self._costs = costs
         self._stopped = stopped
         self._states: Future[States] | None = None
-        self._begun: tuple[Condition, Callable[[], Whole]] | None = None
-        """What is being made beside the text."""
+        self._begun: tuple[Condition, Begun] | None = None
+        """What is made beside the text."""
         self._steps = self._picture.check_steps(request.steps)
         if request.candidates > 1 and not pictures.ranker:
             raise InputError(
@@ -107,12 +107,23 @@ class Imaging:
         whole = self._is_whole(request.intermediate) and request.candidates == 1
         if self._begun or not whole or "image" not in request.tasks:
             return
-        condition = Condition(clip=clip, latent=latent, states=self._states_of(text))
+        condition = Condition(clip=clip, latent=latent, states=self._pictures.prompt.empty)
         try:
+            condition = replace(condition, states=self._states_of(text))
             made = self._picture.begin(condition, steps=self._steps, seed=request.seed)
-        except ScansideError as exc:
-            made = partial(_fail, exc)  # where the picture is waited for, not in the text
+        except ScansideError as exc:  # of the picture: the text goes on
+            made = Begun(ready=lambda: True, whole=partial(_fail, exc))
         self._begun = condition, made
+
+    @property
+    def begun(self) -> bool:
+        """Whether the picture is, or was, made beside a text, which slows both down."""
+        return self._begun is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a picture that was begun is there."""
+        return self._begun is not None and self._begun[1].ready()
 
     def _is_whole(self, every: int) -> bool:
         """Whether nobody looks at the picture, or at the clock, between its steps."""
@@ -180,12 +191,12 @@ class Imaging:
             self._degrade(f"image: {steps} of {self._steps} steps, for the deadline leaves no more")
         for sentence in about:
             self._degrade(sentence)
-        if self._begun:
-            condition, _ = self._begun
-        else:
-            condition = Condition(clip=clip, latent=latent, states=self._states_of(text))
-        self._result.image_prompt = text or None
         try:
+            if self._begun:
+                condition, _ = self._begun
+            else:
+                condition = Condition(clip=clip, latent=latent, states=self._states_of(text))
+            self._result.image_prompt = text or None
             yield from self._candidates(condition, steps)
         except ScansideError as exc:
             if self._result.image is not None:
@@ -270,7 +281,7 @@ class Imaging:
     def _beside(self) -> _Made:
         """What `begin` enqueued. Costs are not learnt from it: the text slowed it down."""
         assert self._begun is not None, "the caller looks"
-        made = self._begun[1]()
+        made = self._begun[1].whole()
         self._clock.add("diffusion", made.denoised_s)
         self._clock.add("vae", made.decoded_s)
         return _Made(made.step, made.pixels)

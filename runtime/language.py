@@ -103,9 +103,22 @@ class LanguageModel:
     def open_trunk(self, *, branches: int = 1, joined: bool | None = None) -> Trunk:
         """A KV cache of its own, for one volume and so many texts that live at the same time.
 
-        With `joined` prefix and first text are one pass, as they are on a GPU where only one text
-        lives at a time.
+        With `joined` prefix and first text are one pass, as they are by default on a GPU where only
+        one text lives at a time.
+
+        Raises
+        ------
+        InputError
+            Several branches that are to be joined: their memory is not shared.
+        BundleError
+            There is not enough memory, or for `joined` no embeddings that can be read.
         """
+        if joined is None:
+            joined = self._model.on_gpu and branches == 1
+        if joined and branches != 1:
+            raise InputError(f"one branch can be joined to its prefix; got {branches}")
+        if joined:
+            _ = self._model.token_rows  # what fails fails here, not in the first text
         cache = LlamaCache(
             self._model,
             context=self.spec.context,
@@ -115,8 +128,6 @@ class LanguageModel:
             kv=self._kv,
         )
         shape = self.spec.prefix_length, self.spec.width
-        if joined is None:
-            joined = self._model.on_gpu and branches == 1
         return Trunk(cache, self.template.head, shape, joined=joined)
 
     def close(self) -> None:

@@ -115,12 +115,7 @@ class LlamaCache:
 
     def add_embeddings(self, rows: NDArray[np.float32], *, sequence: int, position: int) -> None:
         """Append rows of embeddings, (n, width) float32, to a sequence as if they were tokens."""
-        if rows.ndim != 2 or rows.shape[1] != self.model.width:
-            raise InputError(
-                f"the prefix must be (n, {self.model.width}), as wide as the language model; "
-                f"got {rows.shape}"
-            )
-        self._check_room(len(rows), position)
+        self._check_rows(rows, position)
         self._decode(self._batches[sequence].of_rows(np.ascontiguousarray(rows, "f4"), position))
 
     def add_forked(
@@ -143,8 +138,18 @@ class LlamaCache:
             Both hold the same up to `position`, in memory that they share.
         position : int
         """
-        self._check_room(len(rows), position)
+        self._check_rows(rows, position)
+        if not 0 < shared < len(rows):
+            raise InputError(f"'shared' must be from 1 to {len(rows) - 1} rows; got {shared}")
         self._decode(self._batches[sequence].of_fork(rows, shared, source, position))
+
+    def _check_rows(self, rows: NDArray[np.float32], position: int) -> None:
+        if rows.ndim != 2 or rows.shape[1] != self.model.width:
+            raise InputError(
+                f"the prefix must be (n, {self.model.width}), as wide as the language model; "
+                f"got {rows.shape}"
+            )
+        self._check_room(len(rows), position)
 
     def _check_room(self, count: int, position: int) -> None:
         if count < 1 or position + count > self.context:
@@ -241,7 +246,6 @@ class _Batch:
         fork.n_seq_id = (ctypes.c_int32 * size)(*[2] * shared, *[1] * own)
         fork.seq_id = (self._ids._type_ * size)(*pointers)
         self._wants_logits[size - 1] = 1
-        self._forked = both  # alive until the next call
         return fork
 
     def _filled(self, count: int, position: int) -> Any:

@@ -10,13 +10,13 @@ that a seed gives the same picture on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .denoising import CONDITIONING, Condition, Step, Whole
+from .denoising import CONDITIONING, Begun, Condition, Step, Whole
 from .device_picture import NOT_FINITE, DevicePicture
 from .engines.engine import DeviceEngine, Engine
 from .errors import BundleError, InputError, ScansideError
@@ -220,14 +220,12 @@ class Reconstruction:
         """What previews are made with, where that runs on a GPU."""
         return self._pictures.get(self._tiny or self._vae)
 
-    def begin(
-        self, condition: Condition, *, steps: int, seed: int, floats: bool = False
-    ) -> Callable[[], Whole]:
-        """Enqueue all steps and the picture of the latent; what comes back waits for them.
+    def begin(self, condition: Condition, *, steps: int, seed: int, floats: bool = False) -> Begun:
+        """Enqueue all steps and the picture of the latent, and wait for nothing.
 
         Parameters and errors are those of `steps`, what is not finite shows in waiting; with
-        `floats` the picture comes in float32, too. Only where there is `on_gpu`; nothing else of
-        this bundle's pictures is made in between.
+        `floats` the picture comes in float32, too. Only where there is `on_gpu`; no other picture
+        of an image or a step is made in between.
         """
         assert self.on_gpu is not None, "the caller looks at `on_gpu`"
         plan, beta = self.plan(steps), self._spec.beta
@@ -236,7 +234,7 @@ class Reconstruction:
 
     def whole(self, condition: Condition, *, steps: int, seed: int, floats: bool = False) -> Whole:
         """What `begin` enqueues, waited for."""
-        return self.begin(condition, steps=steps, seed=seed, floats=floats)()
+        return self.begin(condition, steps=steps, seed=seed, floats=floats).whole()
 
     def close(self) -> None:
         """Free what it holds on a GPU; may be called twice."""

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from .denoising import Condition, Floats, Step, Whole, finite_step
+from .denoising import Begun, Condition, Floats, Step, Whole, finite_step
 from .engines.buffer import Buffer
 from .resident import Resident
 from .schedule import Schedule
@@ -27,6 +27,8 @@ class ResidentDenoiser:
         self.resident, self.gpu = resident, resident.gpu
         self._clip = self.gpu.allocate((1, width), np.float32)
         self._began, self._denoised, self._decoded = (self.gpu.clock() for _ in range(3))
+        self._at_work = False
+        """Whether a picture was begun and not waited for."""
 
     def steps(
         self, condition: Condition, plan: Schedule, beta: float, rng: np.random.Generator
@@ -50,11 +52,10 @@ class ResidentDenoiser:
         rng: np.random.Generator,
         *,
         floats: bool,
-    ) -> Callable[[], Whole]:
-        """Enqueue all steps and the picture of the latent; what comes back waits, and gives them.
+    ) -> Begun:
+        """Enqueue all steps and the picture of the latent; with `floats` in float32, too.
 
-        With `floats` the picture comes in float32, too. Waiting raises ScansideError where latent
-        or picture are not finite.
+        One picture at a time: it is waited for before another one is begun, or given up.
         """
         self.gpu.note(self._began)
         self._start(condition, plan, beta, rng)
@@ -86,7 +87,7 @@ class ResidentDenoiser:
         self.resident.send(plan, rng)
         self.gpu.note(self._began)
         self.resident.begin(states, beta, latent, clip)
-        return self._rest(plan, floats=False)()
+        return self._rest(plan, floats=False).whole()
 
     def _start(
         self, condition: Condition, plan: Schedule, beta: float, rng: np.random.Generator
@@ -95,18 +96,23 @@ class ResidentDenoiser:
         self.resident.send(plan, rng, condition.latent)
         self.resident.begin(condition.states, beta, None, self._clip)
 
-    def _rest(self, plan: Schedule, *, floats: bool) -> Callable[[], Whole]:
+    def _rest(self, plan: Schedule, *, floats: bool) -> Begun:
         """Enqueue all steps and the picture."""
         self.resident.denoise(plan)
         self.gpu.note(self._denoised)
         self.resident.decode(floats=floats)
         self.gpu.note(self._decoded)
-        return partial(self._made, plan, floats=floats)
+        self._at_work = True
+        return Begun(
+            ready=partial(self.gpu.is_past, self._decoded),
+            whole=partial(self._made, plan, floats=floats),
+        )
 
     def _made(self, plan: Schedule, *, floats: bool) -> Whole:
         """Wait once, and look at what came out."""
         resident, gpu = self.resident, self.gpu
         gpu.wait()
+        self._at_work = False
         return Whole(
             finite_step(Step(plan.steps, plan.steps, resident.latent)),
             resident.pixels,
@@ -116,5 +122,11 @@ class ResidentDenoiser:
         )
 
     def close(self) -> None:
-        """Free the graphs and unload the kernels; may be called twice."""
-        self.resident.close()
+        """Free the graphs and unload the kernels, when a picture that nobody waited for is done
+        with them; may be called twice."""
+        try:
+            if self._at_work:
+                self._at_work = False
+                self.gpu.wait()
+        finally:
+            self.resident.close()

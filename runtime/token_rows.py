@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BundleError
+from .errors import BundleError, MissingExtraError
 
 _TABLE = b"token_embd.weight"
 _FLOAT32 = 0
+_OTHER = (
+    "this llama-cpp-python has another ggml than scanside reads embeddings with; run pip install "
+    "llama-cpp-python==0.3.36"
+)
 
 
 class _Reading(ctypes.Structure):
@@ -53,6 +57,8 @@ class TokenRows:
     ------
     BundleError
         The file has no such table, or one of a type that this llama.cpp does not expand.
+    MissingExtraError
+        A llama.cpp whose functions are not those that are called here.
     """
 
     def __init__(self, path: Path, library: Any) -> None:
@@ -73,11 +79,13 @@ class TokenRows:
             functions["gguf_free"](header)
         self._kind = kind
         self._expanded: _Type = functions["ggml_get_type_traits"](kind).contents
+        row_bytes = int(functions["ggml_row_size"](kind, self.width))
+        if self._expanded.block * row_bytes != self._expanded.nbytes * self.width:
+            raise MissingExtraError(_OTHER)
         if kind != _FLOAT32 and not self._expanded.to_float:
             name = functions["ggml_type_name"](kind).decode()
             raise BundleError(f"{path}: this llama.cpp does not expand {name}; export it in f16")
-        shape = count, int(functions["ggml_row_size"](kind, self.width))
-        self._table = np.memmap(path, np.uint8, "r", offset=first, shape=shape)
+        self._table = np.memmap(path, np.uint8, "r", offset=first, shape=(count, row_bytes))
 
     def of(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """(n, d) float32 for n token ids."""
@@ -105,7 +113,10 @@ def _declared(library: Any) -> dict[str, Any]:
         "ggml_type_name": (text, (kind,)),
         "ggml_row_size": (size, (kind, number)),
     }
-    return {
-        name: ctypes.CFUNCTYPE(gives, *takes)((name, library))
-        for name, (gives, takes) in types.items()
-    }
+    try:
+        return {
+            name: ctypes.CFUNCTYPE(gives, *takes)((name, library))
+            for name, (gives, takes) in types.items()
+        }
+    except AttributeError as exc:
+        raise MissingExtraError(f"{_OTHER} ({exc})") from exc

@@ -4,8 +4,8 @@ Sequence 0 of the cache is the trunk, `[BOS] before_prefix | prefix`; its head i
 volume and is computed when the cache opens. Every other sequence is a branch: a copy of the trunk,
 which costs no computation, and the tokens of a text behind it.
 
-On a GPU the prefix and the first text's beginning are one pass. A pass reads all weights whatever
-its length, so there a short one takes hardly less than a long one; a CPU gains nothing.
+On a GPU the prefix and the first text's beginning are one pass: each pass reads all weights, and
+two of different lengths in turn are planned anew each time. A CPU gains nothing by it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Trunk:
         Rows and width of a prefix.
     joined : bool
         The prefix waits for the first text about it, and both are one pass; the cache's sequences
-        share their memory. That text's numbers may then differ, in the last bits, from those of the
-        same text asked as the second one.
+        share their memory. That text's numbers may then be rounded in other places than those of
+        the same text asked as the second one.
     """
 
     def __init__(

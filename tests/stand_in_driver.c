@@ -10,6 +10,7 @@
      STAND_IN_CUDA        newest CUDA of the driver, a thousand times; 13000 by default
      STAND_IN_NODE        "between" or "end": where a captured graph calls the host
      STAND_IN_FAILS       name of a call that runs out of memory
+     STAND_IN_LATE        how many looks at an event come before it is past; 0 by default
      STAND_IN_FREE        MiB of the card's 8 GiB that are free; all by default
      STAND_IN_LOG         file to which every call is added, one a line */
 
@@ -19,7 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONTEXT = 201, NOT_FOUND = 500 };
+enum { SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONTEXT = 201, NOT_FOUND = 500,
+       NOT_READY = 600 };
 enum { MAJOR = 75, MINOR = 76, MULTIPROCESSORS = 16 };
 
 static int depth, context, module, kernel, small_module, combine, affine, looks_module, pixels,
@@ -364,6 +366,15 @@ static int event_record(void *which, void *on)
     return which == &event && on == &stream ? SUCCESS : INVALID_VALUE;
 }
 
+static int event_query(void *which)
+{
+    static int asked;
+    const char *late = getenv("STAND_IN_LATE");
+    CALLED("cuEventQuery", 1);
+    if (which != &event) return INVALID_VALUE;
+    return late && asked++ < atoi(late) ? NOT_READY : SUCCESS;
+}
+
 static int event_elapsed(float *ms, void *first, void *last)
 {
     CALLED("cuEventElapsedTime", 1);
@@ -553,6 +564,7 @@ static const struct {
     {"cuEventCreate", event_create},
     {"cuEventDestroy", event_destroy},
     {"cuEventRecord", event_record},
+    {"cuEventQuery", event_query},
     {"cuEventElapsedTime", event_elapsed},
     {"cuGraphGetNodes", graph_nodes},
     {"cuGraphNodeGetType", node_type},

@@ -6,6 +6,7 @@ On the stand-in for the driver; networks are the reference bundle's, which compu
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -32,7 +33,7 @@ order, begin = [], there.begin
 def begun(*args, **asked):
     order.append("begun")
     made = begin(*args, **asked)
-    return lambda: (order.append("waited"), made())[1]
+    return replace(made, whole=lambda: (order.append("waited"), made.whole())[1])
 
 there.begin = begun
 
@@ -56,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return built(tmp_path_factory.mktemp("driver"))
 
 
-def orders(run: Run, *asked: str) -> list[list[str]]:
+def orders(run: Run, *asked: str, **settings: str) -> list[list[str]]:
     """What happened, in order, in decodes with the picture on the GPU; each checked against one
     with the picture on the CPU."""
     code = DECODER
@@ -68,42 +69,58 @@ assert np.abs(one.image.astype(int) - other.image.astype(int)).max() <= 1
 assert (one.caption, one.answers, one.image_prompt, one.steps, one.image_seed, one.degraded) == (
     other.caption, other.answers, other.image_prompt, other.steps, other.image_seed, other.degraded)
 assert one.latency_ms.keys() == other.latency_ms.keys()
+assert one.candidates and other.candidates or one.candidates == other.candidates
 """
-    out, _ = run(code + "\ndecoder.close(); there.close(); gpu.close()\n")
+    out, _ = run(code + "\ndecoder.close(); there.close(); gpu.close()\n", **settings)
     return [json.loads(line) for line in out.splitlines()]
 
 
-def test_the_picture_begins_with_the_first_token_that_it_does_not_wait_for(run: Run) -> None:
-    found = orders(
-        run,
-        "('caption', 'image'), prompt='none'",
-        "('caption', 'image'), prompt='a red circle'",
-        "('caption', 'image'), prompt='caption', ask=('What is it?',)",
-        "('image',), prompt='written', ask=('What is it?',)",
-    )
-    texts = ["begun", "caption", "waited", "Image", "Done"]
-    asked = ["begun", "ask", "waited", "Image", "Done"]
-    assert found == [texts, texts, ["caption", *asked], ["prompt", *asked]]
+ASKED = (
+    "('caption', 'image'), prompt='none'",
+    "('caption', 'image'), prompt='a red circle'",
+    "('caption', 'image'), prompt='caption', ask=('What is it?',)",
+    "('image',), prompt='written', ask=('What is it?',)",
+)
+
+
+def test_a_picture_begins_after_the_first_token_and_comes_between_tokens(run: Run) -> None:
+    caption = ["caption", "begun", "waited", "Image", "caption", "Done"]
+    asked = ["ask", "begun", "waited", "Image", "ask", "Done"]
+    assert orders(run, *ASKED) == [caption, caption, ["caption", *asked], ["prompt", *asked]]
+
+
+def test_a_picture_that_takes_longer_than_the_texts_comes_after_them(run: Run) -> None:
+    caption = ["caption", "begun", "caption", "waited", "Image", "Done"]
+    asked = ["ask", "begun", "ask", "waited", "Image", "Done"]
+    wanted = [caption, caption, ["caption", *asked], ["prompt", *asked]]
+    assert orders(run, *ASKED, STAND_IN_LATE="100000") == wanted
 
 
 def test_where_somebody_looks_in_between_it_waits_for_its_turn(run: Run) -> None:
-    after = ["caption", "begun", "waited", "Image", "Done"]
+    one = ["begun", "waited", "Image", "Done"]
     found = orders(
         run,
         "('caption', 'image'), prompt='caption'",
         "('caption', 'image'), prompt='none', deadline_s=600.0",
         "('caption', 'image'), prompt='none', intermediate=1",
+        "('caption', 'image'), prompt='none', pauses=True",
+        "('caption', 'image'), prompt='none', candidates=2",
         "('image',), prompt='none'",
     )
     step_by_step = ["caption", "Image", "Done"]
     shown = ["caption", "Intermediate", "Image", "Done"]
-    assert found == [after, step_by_step, shown, after[1:]]
+    paused = ["Pause", "caption", "Pause", *one]
+    two = [("begun", "waited"), ("Image",)]
+    assert found[:4] == [["caption", *one], step_by_step, shown, paused]
+    assert found[4][:4] == ["caption", *two[0], *two[1]]
+    assert found[4].count("begun") == 2
+    assert found[5] == one
 
 
 STOPPED = """
 result = None
 for event in decoder.stream(volume, ("caption", "image"), prompt="none", steps=2, seed=3):
-    if isinstance(event, Token):
+    if isinstance(event, Token) and order:  # it was begun
         decoder.stop()
     result = event.result if isinstance(event, Done) else result
 wanted = decoded(("image",), host, prompt="none")
@@ -114,11 +131,23 @@ decoder.close(); there.close(); gpu.close()
 
 
 def test_a_picture_that_is_being_made_is_given_after_a_stop_request(run: Run) -> None:
-    out, _ = run(DECODER + "pictures.reconstruction = there\n" + STOPPED)
-    assert json.loads(out) == ["caption: cut after 2 words by a stop request"]
+    code = DECODER + "pictures.reconstruction = there\n" + STOPPED
+    out, _ = run(code, STAND_IN_LATE="100000")
+    (said,) = json.loads(out)
+    assert re.fullmatch(r"caption: cut after [23] words by a stop request", said)
 
 
 FAILING = """
+from scanside.runtime.prompt import PromptEncoder
+
+def unreadable(*_, **__):
+    raise ScansideError("the prompt encoder failed")
+
+encode, PromptEncoder.encode = PromptEncoder.encode, unreadable
+result = decoded(("caption", "image"), there, prompt="a red circle")
+PromptEncoder.encode = encode
+print(json.dumps([order, bool(result.caption), result.degraded]))
+
 def fails(*args, **asked):
     raise ScansideError("no room on the card")
 
@@ -139,7 +168,52 @@ decoder.close(); there.close(); gpu.close()
 def test_what_fails_there_is_told_of_the_picture_and_not_of_the_text(run: Run) -> None:
     """And a stream that is left in between spoils nothing for the next one."""
     out, _ = run(DECODER + FAILING)
-    order, caption, degraded = json.loads(out)
-    assert order == ["caption", "Preview", "Done"]
-    assert caption
-    assert degraded == ["image: no room on the card; the preview stands in"]
+    found = [json.loads(line) for line in out.splitlines()]
+    for why, (order, caption, degraded) in zip(
+        ("the prompt encoder failed", "no room on the card"), found, strict=True
+    ):
+        assert order == ["caption", "Preview", "caption", "Done"]
+        assert caption
+        assert degraded == [f"image: {why}; the preview stands in"]
+
+
+ABANDONED = """
+stream = decoder.stream(volume, ("caption", "image"), prompt="none", steps=2)
+next(stream), next(stream)
+assert order == ["begun"]
+from pathlib import Path
+import os
+log = Path(os.environ["STAND_IN_LOG"])
+log.write_text("")
+there.close()
+print(*log.read_text().split()[:3])
+log.write_text("")
+there.close()
+print(log.read_text().count("cuStreamSynchronize"))
+decoder.close(); gpu.close()
+"""
+
+
+def test_closing_waits_for_a_picture_that_nobody_waited_for(run: Run) -> None:
+    """Its kernels must not be unloaded under it."""
+    code = DECODER + "pictures.reconstruction = there\n" + ABANDONED
+    out, _ = run(code, STAND_IN_LATE="100000")
+    first, second = out.splitlines()
+    assert "cuStreamSynchronize" in first
+    assert "cuModuleUnload" not in first
+    assert second == "0"
+
+
+COSTS = """
+decoder._costs.learn("token", 5.0)
+decoded(("caption", "image"), there, prompt="none")
+print(decoder._costs.of("token") > 5.0, decoder._costs.of("text caption"))
+decoded(("caption",), there)
+print(decoder._costs.of("token") < 100.0, decoder._costs.of("text caption") > 0)
+decoder.close(); there.close(); gpu.close()
+"""
+
+
+def test_what_a_text_costs_is_not_learnt_beside_a_picture(run: Run) -> None:
+    out, _ = run(DECODER + COSTS)
+    assert out.splitlines() == ["True 0.0", "True True"]

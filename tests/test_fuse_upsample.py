@@ -46,6 +46,7 @@ def resized(
     mode: str = "nearest",
     way: tuple[str, str] = ("asymmetric", "floor"),
     tapped: bool = False,
+    padded: bool = True,
     then: str = "Conv",
     constant: bool = True,
     **attributes: Any,
@@ -66,7 +67,7 @@ def resized(
     nodes = [helper.make_node("Resize", ["x", "", "scales"], ["u"], **told)]
     if then == "Conv":
         reads = ["u", "w" if constant else "given", "b"]
-        told = {"pads": [1, 1, 1, 1], **attributes}
+        told = {"pads": [1, 1, 1, 1], **attributes} if padded else attributes
         nodes += [helper.make_node("Conv", reads, ["y"], name="conv", **told)]
     else:
         nodes += [helper.make_node(then, ["u"], ["y"])]
@@ -124,6 +125,7 @@ def test_every_way_to_take_each_pixel_twice(way: tuple[str, str], kind: int) -> 
         (resized(way=("align_corners", "floor")), "it does not take each pixel twice"),
         (resized(tapped=True), "its inner values are used elsewhere"),
         (resized(then="Relu"), "no plain convolution of 3 x 3 follows"),
+        (resized(padded=False), "no plain convolution of 3 x 3 follows"),
         (resized(pads=[0, 0, 0, 0]), "no plain convolution of 3 x 3 follows"),
         (resized(strides=[2, 2]), "no plain convolution of 3 x 3 follows"),
         (resized(dilations=[2, 2]), "no plain convolution of 3 x 3 follows"),

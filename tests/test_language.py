@@ -1,5 +1,6 @@
 """Text from a brain prefix, against transformers with the same weights."""
 
+import ctypes
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ import torch
 
 from scanside.runtime.answer import Answer
 from scanside.runtime.bundle import Bundle
-from scanside.runtime.errors import BundleError, InputError, ScansideError
+from scanside.runtime.errors import BundleError, InputError, MissingExtraError, ScansideError
 from scanside.runtime.generation import Generation
 from scanside.runtime.language import LanguageModel
 from scanside.runtime.llama import LlamaModel, llama_cpp, may_repack
@@ -163,6 +164,43 @@ def test_prefix_and_first_text_in_one_pass_give_what_two_passes_give(
     for two, one in zip(*seen, strict=True):
         np.testing.assert_array_equal(one, two)
     assert len({logits.tobytes() for logits in seen[1]}) == 12  # the third question is the first
+
+
+def test_half_precision_keys_round_one_pass_in_other_places(gguf: Path, spec: LanguageSpec):
+    model = LanguageModel(gguf, spec, threads=1)
+    found: list[np.ndarray] = []
+    for joined in (False, True):
+        trunk = model.open_trunk(joined=joined)
+        trunk.attend(random_prefix(spec, 0))
+        trunk.branches[0].begin(model.first_turn(QUESTIONS[1]))
+        found.append(trunk.branches[0].logits().copy())
+    model.close()
+    two, one = found
+    assert np.abs(one - two).max() <= 2e-2 * np.abs(two).max()
+    assert one.argmax() == two.argmax()
+
+
+def test_several_texts_at_a_time_cannot_be_joined_to_a_prefix(language: LanguageModel):
+    with pytest.raises(InputError, match="one branch can be joined to its prefix; got 2"):
+        language.open_trunk(branches=2, joined=True)
+
+
+def test_rows_that_llama_cpp_would_read_beyond_are_refused(
+    language: LanguageModel, spec: LanguageSpec
+):
+    cache = language.open_trunk(joined=True).cache
+    rows = np.zeros((4, spec.width), np.float32)
+    place = {"source": 0, "sequence": 1, "position": len(language.template.head)}
+    with pytest.raises(InputError, match="as wide as the language model"):
+        cache.add_forked(rows[:, ::2], shared=2, **place)
+    for shared in (0, 4):
+        with pytest.raises(InputError, match=f"from 1 to 3 rows; got {shared}"):
+            cache.add_forked(rows, shared=shared, **place)
+
+
+def test_another_ggml_is_named_and_not_called(gguf: Path):
+    with pytest.raises(MissingExtraError, match="has another ggml"):
+        TokenRows(gguf, ctypes.CDLL(None))
 
 
 def test_one_pass_is_one_call(

@@ -45,6 +45,7 @@ def timed_engines() -> Generator[EngineClock]:
         (LlamaCache, "add_token", "llama.cpp"),
         (LlamaCache, "add_tokens", "llama.cpp"),
         (LlamaCache, "add_embeddings", "llama.cpp"),
+        (LlamaCache, "add_forked", "llama.cpp"),
     ]
     plain = [getattr(owner, method) for owner, method, _ in wrapped]
     for (owner, method, name), call in zip(wrapped, plain, strict=True):
