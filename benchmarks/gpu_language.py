@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_measure import judged, repeated, resident_mib, summary
+from gpu_measure import distance, judged, repeated, resident_mib, summary
+from gpu_networks import FARTHEST
 from gpu_prepare import LANGUAGES, language_file
 from random_gguf import PROJECTOR
 
@@ -170,12 +171,22 @@ def _measured(language: LanguageModel, prefix: Any, runs: int) -> Json:
         apart.branches[0].begin(prompt)
         apart.branches[0].logits()  # waits
 
+    def two_passes() -> None:
+        apart.attend(prefix)
+        question_alone()
+
     prefill()
     chosen = int(branch.logits().argmax())
     print("a prefix and a prompt went through", file=sys.stderr, flush=True)
+    joined = branch.logits().copy()
+    two_passes()
+    moved = distance(joined, apart.branches[0].logits())
+    if moved > FARTHEST:
+        raise SystemExit(f"one pass and two differ by {moved:.1e}; nothing is timed")
     prefill()
     if int(branch.logits().argmax()) != chosen:
         raise SystemExit("the same prefix and prompt gave another first token; nothing is timed")
+    both = summary(repeated(two_passes, runs, warm=2))
     attends = summary(repeated(lambda: apart.attend(prefix), runs, warm=2))
     questions = summary(repeated(question_alone, runs, warm=2))
     prefills = summary(repeated(prefill, runs, warm=5))
@@ -204,6 +215,7 @@ def _measured(language: LanguageModel, prefix: Any, runs: int) -> Json:
             **judged("token", each, "p50"),
         },
         "prefix alone": {"tokens": len(trunk), "wall_ms": attends},
+        "two passes": {"one_differs_by": float(f"{moved:.1e}"), "wall_ms": both},
         "question alone": {"tokens": len(prompt), "wall_ms": questions},
         "fork": {"rows": len(trunk), "wall_ms": forks, **judged("fork", forks, "p50")},
         **_through_answers(language, prefix, runs),

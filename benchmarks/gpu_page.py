@@ -12,19 +12,25 @@ Json = Mapping[str, Any]
 
 def gpu_suite(name: str, result: Json) -> tuple[list[str], dict[str, str]]:
     """A document of `gpu_suite.py`."""
-    device = result["parts"]["device"]
-    card = device["nvidia_smi"]
-    about = measured_on(device)
-    about["device"] = f"{card['name']}, driver {card['driver_version']}; {about['device']}"
-    notes = result.get("notes", {})
+    runs, notes = [_about(run) for run in result["runs"]], result.get("notes", {})
     rows = [
-        {**row, "said": "; ".join(filter(None, (row["said"], notes.get(part)))) or None, **about}
+        {
+            **row,
+            "said": "; ".join(filter(None, (row["said"], notes.get(part)))) or None,
+            **runs[found["run"]],
+        }
         for part, found in result["parts"].items()
-        if part != "device"
         for row in _rows(part, found)
     ]
-    commands = [f"- `{command}`" for command in result["commands"]]
+    commands = [f"- `{run['command']}`" for run in result["runs"]]
     return ["\n".join(commands), table(rows)], {}
+
+
+def _about(run: Json) -> dict[str, str]:
+    """What the parts of a run were measured on."""
+    card, about = run["nvidia_smi"], measured_on(run)
+    about["device"] = f"{card['name']}, driver {card['driver_version']}; {about['device']}"
+    return about
 
 
 def _rows(part: str, found: Json) -> Iterator[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
     python benchmarks/gpu_suite.py FULL --budget 450 --json benchmarks/results/gpu_suite.json
 
-FULL is a folder with a full-size bundle, its weights in or out (`hollow_graph.py`), `configs/` with
-the configurations that PyTorch's networks are made from, and `tokenizer/`. Correctness first. Parts
+FULL is what `hollow_bundle.py` makes: a folder with a full-size bundle, its weights in or out,
+`configs/` with the configurations that PyTorch's networks are made from, and `tokenizer/`.
+Correctness first. Parts
 run in order of worth, each in a process of its own, so that one that crashes or hangs loses nothing
 but itself; the result is written after every part. What does not fit into the budget any more is
 left out, and said to be. While the first parts check answers, processes beside them draw weights,
@@ -43,7 +44,6 @@ class Part:
 
 
 PARTS = (
-    Part(name="device", about_s=8, timed=False),
     Part(name="golden", about_s=20, timed=False),
     Part(name="sanitizer", about_s=20, timed=False),
     Part(name="sanitized chain", about_s=40, timed=False),
@@ -69,6 +69,7 @@ PREPARATIONS = (
     "gguf",
     *(part.name for part in PARTS if part.name.startswith("compiled ")),
 )
+ABOUT_DEVICE_S = 20.0
 LONGEST = 2.5
 """A part is ended when it takes so many times as long as it should."""
 
@@ -194,11 +195,10 @@ class Suite:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self._end = time.monotonic() + args.budget
-        self.result: Json = {"question": "everything that only a GPU can answer", "parts": {}}
+        question = "everything that only a GPU can answer"
+        self.result: Json = {"question": question, "runs": [], "parts": {}}
         if args.add and args.json and args.json.is_file():
             self.result = json.loads(args.json.read_text())
-        told = self.result.setdefault("commands", [])
-        told.append(" ".join(["python", *map(shown, sys.argv)]))
 
     @property
     def left_s(self) -> float:
@@ -206,8 +206,9 @@ class Suite:
         return self._end - time.monotonic()
 
     def run(self) -> Json:
-        """Prepare, run, keep after every part."""
+        """Prepare, run, keep after every part; gives the parts of this run."""
         args = self.args
+        self._describe(Process(args, "device").result(LONGEST * ABOUT_DEVICE_S))
         waiting = [Process(args, name, prepare=True) for name in args.preparations]
         for part in PARTS:
             if part.name not in args.parts:
@@ -225,7 +226,8 @@ class Suite:
         if waiting:
             self._prepared(waiting)
         self._write()
-        return self.result
+        last = len(self.result["runs"]) - 1
+        return {name: row for name, row in self.result["parts"].items() if row["run"] == last}
 
     def _prepared(self, waiting: list[Process]) -> None:
         ends = time.monotonic() + min(self.args.prepare_s, self.left_s / 2)
@@ -233,16 +235,21 @@ class Suite:
         self.result["preparations"] = found
         print({name: row.get("failed", row["took_s"]) for name, row in found.items()}, flush=True)
 
-    def _check_same_card(self, device: Json) -> None:
-        """SystemExit where what is kept is of another card, which it cannot be compared with."""
-        before = self.result["parts"].get("device", {}).get("nvidia_smi", {}).get("name")
-        found = device.get("nvidia_smi", {}).get("name")
-        if before and found and before != found:
-            raise SystemExit(f"{self.args.json} is of {before}, this is {found}; leave --add out")
+    def _describe(self, device: Json) -> None:
+        """Begin a run on this device; SystemExit where there is none, or what is kept is of another
+        kind, which it cannot be compared with."""
+        if "failed" in device:
+            raise SystemExit("\n".join([device["failed"], *device["last_words"][-3:]]))
+        kinds = [run.get("nvidia_smi", {}).get("name") for run in (*self.result["runs"], device)]
+        if len(set(kinds)) > 1:
+            raise SystemExit(
+                f"{self.args.json} is of {kinds[0]}, this is {kinds[-1]}; leave --add out"
+            )
+        command = " ".join(["python", *map(shown, sys.argv)])
+        self.result["runs"].append({"command": command, **device})
 
     def _keep(self, name: str, row: Json) -> None:
-        if name == "device":
-            self._check_same_card(row)
+        row = {"run": len(self.result["runs"]) - 1, **row}
         self.result["parts"][name] = row
         shown = row.get("failed") or row.get("left_out") or f"{row['took_s']:g} s"
         shown += "" if "failed" in row or not fails(row) else ", not all of it"
@@ -312,7 +319,7 @@ def main() -> int:
     if args.json:
         args.json = args.json.resolve()
     found = Suite(args).run()
-    return int(any(map(fails, found["parts"].values())))
+    return int(any(map(fails, found.values())))
 
 
 def fails(row: Json) -> bool:

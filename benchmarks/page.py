@@ -211,7 +211,7 @@ def kind_of(result: Json) -> Callable[[str, Json], tuple[list[str], Files]]:
     """What renders a result."""
     if "warm" in result and "cold" in result:
         return bench
-    if "device" in result.get("parts", {}):
+    if isinstance(result.get("runs"), list) and "parts" in result:
         return gpu_suite
     if "limits" in result and "rows" in result and "graph" in result["rows"][0]:
         return roofline

@@ -22,7 +22,7 @@ from scanside.runtime.bundle import REFERENCE
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from hollow_graph import empty, fill, weights_file  # noqa: E402
+from hollow_graph import empty, fill, notes_file, weights_file  # noqa: E402
 
 ROWS = 256
 
@@ -61,6 +61,31 @@ def test_a_hollow_graph_is_small_and_computes_once_it_is_filled(graph: Path, tmp
     bias = numpy_helper.to_array(onnx.load(graph).graph.initializer[1])
     wanted = drawn[:ROWS].astype(np.float32) + bias
     np.testing.assert_allclose(found[0].astype(np.float32), wanted, rtol=2e-3, atol=2e-3)
+
+
+def test_a_bundle_travels_without_its_weights_and_opens_with_drawn_ones(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
+):
+    from gpu_prepare import list_files
+    from hollow_bundle import hollow
+
+    from scanside.runtime import Decoder
+
+    full = tmp_path / "full"
+    hollow(tiny_checkpoint, tiny_bundle, full)
+    configs = {path.stem for path in (full / "configs").iterdir()}
+    assert configs == {"encoder", "unet", "vae", "preview_decoder"}
+    assert (full / "tokenizer/tokenizer.json").is_file()
+    for graph in tiny_bundle.glob("*.onnx"):
+        emptied = sum(t["values"] for t in json.loads(notes_file(full / graph.name).read_text()))
+        assert (full / graph.name).stat().st_size <= graph.stat().st_size - 2 * emptied + 200_000
+    assert not list(full.glob("*.weights"))
+    fill(full)
+    list_files(full)
+    volume = tiny_bundle / "golden/volume.nii.gz"
+    with Decoder.open(full, threads=1, warm=False) as decoder:
+        result = decoder.decode(volume, ("image",), prompt="none", steps=1)
+    assert result.image is not None
 
 
 def test_the_same_weights_are_drawn_everywhere(graph: Path, tmp_path: Path):
@@ -266,19 +291,24 @@ def test_what_fails_and_what_does_not_fit_is_said(tmp_path: Path):
     kept = tmp_path / "suite.json"
     words = [str(BENCHMARKS / "gpu_suite.py"), str(tmp_path), "--device", "cpu", "--small"]
     words += ["--scratch", str(tmp_path / "scratch"), "--json", str(kept), "--budget", "70"]
-    words += ["--only", "device", "language", "steady", "--prepare-s", "0", "--pictures", "4000"]
+    words += ["--only", "language", "steady", "--prepare-s", "0", "--pictures", "4000"]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     assert done.returncode == 1
     parts = json.loads(kept.read_text())["parts"]
-    assert parts["device"]["cores"] >= 1
+    assert json.loads(kept.read_text())["runs"][0]["cores"] >= 1
     # there is no tokenizer in that folder, so no model was written
     assert parts["language"]["failed"] == "exit code 1"
     assert "was not written in time" in parts["language"]["last_words"][-1]
     # 12 s, 5000 previews and 4000 pictures
     assert parts["steady"]["left_out"].startswith("about 144 s were needed")
-    more = [*words[:-8], "--only", "device", "--prepare-s", "0", "--add"]
+    more = [*words[:-7], "--only", "eager", "--prepare-s", "0", "--add"]
     subprocess.run([sys.executable, *more], capture_output=True, text=True)
     found = json.loads(kept.read_text())
-    assert found["parts"].keys() == parts.keys()
     assert found["parts"]["language"] == parts["language"]
-    assert [command.split()[-1] for command in found["commands"]] == ["4000", "--add"]
+    assert found["parts"]["eager"]["run"] == 1
+    assert [run["command"].split()[-1] for run in found["runs"]] == ["4000", "--add"]
+    found["runs"][0]["nvidia_smi"] = {"name": "another card"}
+    kept.write_text(json.dumps(found))
+    done = subprocess.run([sys.executable, *more], capture_output=True, text=True)
+    assert done.stderr.strip() == f"{kept} is of another card, this is None; leave --add out"
+    assert json.loads(kept.read_text()) == found
