@@ -4,12 +4,11 @@
 
 FULL is what `hollow_bundle.py` makes: a folder with a full-size bundle, its weights in or out,
 `configs/` with the configurations that PyTorch's networks are made from, and `tokenizer/`.
-Correctness first. Parts
-run in order of worth, each in a process of its own, so that one that crashes or hangs loses nothing
-but itself; the result is written after every part. What does not fit into the budget any more is
-left out, and said to be. While the first parts check answers, processes beside them draw weights,
-write a language model of 8B parameters and let torch.compile compile; nothing is timed before
-these are done.
+Correctness first. Parts run in order of worth, each in a process of its own, so that one that
+crashes or hangs loses nothing but itself; the result is written after every part. What does not fit
+into the budget any more is left out, and said to be. While the first parts check answers, processes
+beside them draw weights, write a language model of 8B parameters and let torch.compile compile;
+nothing is timed before these are done.
 """
 
 from __future__ import annotations
@@ -239,7 +238,8 @@ class Suite:
         """Begin a run on this device; SystemExit where there is none, or what is kept is of another
         kind, which it cannot be compared with."""
         if "failed" in device:
-            raise SystemExit("\n".join([device["failed"], *device["last_words"][-3:]]))
+            words = device["last_words"] or [device["failed"]]
+            raise SystemExit(words[-1].rpartition("Error: ")[2])
         kinds = [run.get("nvidia_smi", {}).get("name") for run in (*self.result["runs"], device)]
         if len(set(kinds)) > 1:
             raise SystemExit(
@@ -301,6 +301,8 @@ def parsed() -> argparse.Namespace:
         for name in PREPARATIONS
         if name in args.parts or not (name.startswith("compiled ") or args.prepared)
     ]
+    if args.preparations and not (args.small or (args.full / "manifest.json").is_file()):
+        parser.error(f"{args.full} is no bundle; python benchmarks/hollow_bundle.py makes one")
     words = sys.argv[1:]
     args.words = words[: words.index("--part")] if "--part" in words else words
     return args

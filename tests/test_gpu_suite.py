@@ -271,7 +271,9 @@ def test_a_process_under_the_sanitizer_that_is_not_clean_is_a_failure(
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a driver")
 def test_without_a_gpu_what_needs_one_says_so_in_a_sentence(tmp_path: Path):
+    (tmp_path / "manifest.json").touch()
     for name, given in (
+        ("gpu_suite", [str(tmp_path), "--scratch", str(tmp_path)]),
         ("gpu_beside", [str(tmp_path)]),
         ("gpu_variants", [str(tmp_path)]),
         ("gpu_profile", [str(tmp_path)]),
