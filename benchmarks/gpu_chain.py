@@ -3,24 +3,24 @@ golden outputs, steadiness over many volumes, memory that must not grow."""
 
 from __future__ import annotations
 
-import io
 import json
+import subprocess
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
 from gpu_measure import device_mib, judged, repeated, resident_mib, summary
 
 from scanside.runtime import Decoder
-from scanside.runtime.cli import main as scanside
 from scanside.runtime.device_chain import DeviceChain
 from scanside.runtime.engines.engine import DeviceEngine
 from scanside.runtime.volume import Volume, load_volume
 
 Json = dict[str, Any]
+VERIFY = "from scanside.runtime.cli import main; raise SystemExit(main())"
 SHAPE = (82, 106, 84)
 """Of a functional volume at 1.8 mm."""
 GROWTH_MIB = 64.0
@@ -31,28 +31,21 @@ STEADY = 1.3
 
 def golden_part(args: Namespace, _: str) -> Json:
     """`scanside verify`: every stage of the reference bundle against its golden output, on the GPU;
-    where that fails, with the concept encoder on the CPU, and then the language model, too."""
+    where that fails, with the concept encoder on the CPU, and then the language model, too. Each in
+    a process of its own, which llama.cpp may end."""
     result: Json = {}
-    found = -1
     own = f"{args.device},concept_encoder=cpu"  # bundles of before looked for the text's end there
     for device in (args.device, own, f"{own},language=cpu"):
-        said = io.StringIO()
+        words = [sys.executable, "-P", "-c", VERIFY, "verify", "reference", "--device", device]
+        done = subprocess.run([*words, "--json"], capture_output=True, text=True)
         try:
-            with redirect_stdout(said):
-                words = ["verify", "reference", "--device", device, "--json"]
-                found = scanside(words)
-        except SystemExit as exc:
-            found = int(exc.code or 0)
-        try:
-            document: Any = json.loads(said.getvalue())
+            said: Any = json.loads(done.stdout)
         except ValueError:
-            document = said.getvalue()[-4000:]
-        result[device] = {"exit_code": found, "said": document}
-        if found == 0:
-            break
-    if found != 0:
-        raise SystemExit(f"the golden outputs do not agree: {json.dumps(result)[:3000]}")
-    return result
+            said = (done.stdout + done.stderr)[-4000:]
+        if done.returncode == 0:
+            return {**result, device: {"said": said}}
+        result[device] = {"failed": f"exit code {done.returncode}", "said": said}
+    raise SystemExit(f"the golden outputs do not agree: {json.dumps(result)[:3000]}")
 
 
 def volumes(count: int) -> list[Volume]:
