@@ -230,6 +230,9 @@ class Ort:
     def SessionOptions(self) -> Any:
         return onnxruntime.SessionOptions()
 
+    def set_default_logger_severity(self, severity: int) -> None:
+        onnxruntime.set_default_logger_severity(severity)
+
     def InferenceSession(self, path: Path, settings: Any, **_: Any) -> Any:
         key = "session.disable_cpu_ep_fallback"
         try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,8 @@ _FAILURE = re.compile(r"CU[A-Z]+ failure [^;]*")
 """What a library of CUDA said, in a message that names sources and templates before it."""
 _FULL = re.compile(r"out of memory|Failed to allocate memory|STATUS_ALLOC_FAILED", re.IGNORECASE)
 """What ONNX Runtime and the libraries of CUDA say when the GPU's memory is used up."""
+_WARNINGS, _ERRORS = 2, 3
+"""ONNX Runtime's severities; the first is its own default."""
 _OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
     "cudnn_conv_algo_search": "HEURISTIC",
@@ -97,8 +99,9 @@ def open_session(
     }
     providers = [(PROVIDER, wanted)]
     try:
-        # enable_fallback=0: else a provider that cannot start is replaced by the CPU
-        session = ort.InferenceSession(path, settings, providers=providers, enable_fallback=0)
+        with _without_warnings(ort):
+            # enable_fallback=0: else a provider that cannot start is replaced by the CPU
+            session = ort.InferenceSession(path, settings, providers=providers, enable_fallback=0)
     except Exception as exc:  # onnxruntime's errors share no base of their own
         said = first_line(exc)
         if "fallback to CPU EP" in said:
@@ -118,6 +121,17 @@ def open_session(
             f"{', '.join(used)}; run scanside doctor"
         )
     return session
+
+
+@contextmanager
+def _without_warnings(ort: Any) -> Generator[None]:
+    """For each session onnxruntime 1.31 warns on stderr that no plugin has CUDA, which it then
+    finds in itself; its errors are exceptions."""
+    ort.set_default_logger_severity(_ERRORS)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(_WARNINGS)
 
 
 def _left_to_the_cpu(ort: Any, path: Path, options: Mapping[str, str]) -> str:
