@@ -42,6 +42,8 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--quantize", default="f16")
+    fuse_ = "with cuda the target is cuda, too (default: none)"
+    parser.add_argument("--fuse", choices=["none", "cuda"], default="none", help=fuse_)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     about, checkpoint, writing_mib = machine(), args.checkpoint, 0.0
@@ -53,7 +55,8 @@ def main() -> int:
         checkpoint = str(path)
     bundle = args.folder / "bundle"
     words = ["export", checkpoint, str(bundle), "--precision", args.precision]
-    words += ["--quantize", args.quantize]
+    words += ["--quantize", args.quantize, "--fuse", args.fuse]
+    words += ["--targets", "cuda" if args.fuse == "cuda" else "cpu"]
     seconds, peak = child("-c", EXPORT, *words)
     manifest = json.loads((bundle / "manifest.json").read_text())
     result = {
@@ -62,6 +65,7 @@ def main() -> int:
         "checkpoint": args.checkpoint,
         "precision": args.precision,
         "quantization": args.quantize,
+        "fused": args.fuse,
         "peak_mib": round(peak, 1),
         "writing_random_weights_mib": round(writing_mib, 1),
         "seconds": round(seconds, 1),
