@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from scanside.runtime import llama
 from scanside.runtime.language import LanguageModel
 from scanside.runtime.manifest import LanguageSpec
 from scanside.runtime.manifest_reader import read_template
+from scanside.runtime.trunk import Branch
 
 Json = dict[str, Any]
 PREFIX_ROWS, PROMPT_TOKENS, ANSWER_TOKENS = 257, 32, 64
@@ -192,15 +193,7 @@ def _measured(language: LanguageModel, prefix: Any, runs: int) -> Json:
     prefills = summary(repeated(prefill, runs, warm=5))
     firsts = summary(repeated(first_token, runs, warm=1))
     forks = summary(repeated(fork, runs, warm=5))
-    tokens: list[float] = []
-    for _ in range(max(runs // 20, 2)):
-        prefill()
-
-        def one() -> None:
-            branch.append(int(branch.logits().argmax()))
-
-        tokens += repeated(one, ANSWER_TOKENS, warm=4)
-    each = summary(tokens)
+    each = summary(_tokens(branch, prefill, runs))
     return {
         "prompt_tokens": len(prompt),
         "prefill": {
@@ -220,6 +213,19 @@ def _measured(language: LanguageModel, prefix: Any, runs: int) -> Json:
         "fork": {"rows": len(trunk), "wall_ms": forks, **judged("fork", forks, "p50")},
         **_through_answers(language, prefix, runs),
     }
+
+
+def _tokens(branch: Branch, prefill: Callable[[], None], runs: int) -> list[float]:
+    """Seconds of each token after the first, of a few texts."""
+    seconds: list[float] = []
+    for _ in range(max(runs // 20, 2)):
+        prefill()
+
+        def one() -> None:
+            branch.append(int(branch.logits().argmax()))
+
+        seconds += repeated(one, ANSWER_TOKENS, warm=4)
+    return seconds
 
 
 def _through_answers(language: LanguageModel, prefix: Any, runs: int) -> Json:

@@ -253,8 +253,6 @@ class Imaging:
     def _candidate(
         self, condition: Condition, steps: int, seed: int, *, first: bool
     ) -> Generator[Event, None, _Made | None]:
-        if self._begun:
-            return self._beside()
         every = self._request.intermediate if first else 0
         if self._is_whole(every):
             return self._whole(condition, steps, seed)
@@ -278,19 +276,15 @@ class Imaging:
             image = self._picture.decode(latest.latent)
         return self._compared(latest, image, condition)
 
-    def _beside(self) -> _Made:
-        """What `begin` enqueued. Costs are not learnt from it: the text slowed it down."""
-        assert self._begun is not None, "the caller looks"
-        made = self._begun[1].whole()
-        self._clock.add("diffusion", made.denoised_s)
-        self._clock.add("vae", made.decoded_s)
-        return _Made(made.step, made.pixels)
-
     def _whole(self, condition: Condition, steps: int, seed: int) -> _Made:
-        """Nothing has to wait between the steps."""
-        made = self._picture.whole(condition, steps=steps, seed=seed, floats=self._ranks)
-        self._costs.learn("step", made.denoised_s / steps)
-        self._costs.learn("vae", made.decoded_s)
+        """Nothing has to wait between the steps. What `begin` enqueued teaches no costs: the text
+        beside it slowed it down."""
+        if self._begun:
+            made = self._begun[1].whole()
+        else:
+            made = self._picture.whole(condition, steps=steps, seed=seed, floats=self._ranks)
+            self._costs.learn("step", made.denoised_s / steps)
+            self._costs.learn("vae", made.decoded_s)
         self._clock.add("diffusion", made.denoised_s)
         self._clock.add("vae", made.decoded_s)
         if made.image is None:
